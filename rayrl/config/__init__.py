@@ -1,0 +1,1 @@
+"""Typed configuration: one YAML a stage, validated before anything starts."""
