@@ -1,0 +1,92 @@
+"""The record of a run: metrics.jsonl and samples.jsonl in its folder, and the loggers that the config names.
+
+The folder is the truth. Opened at step k the log drops every row of step k and later, so a run that was killed and
+resumed from the checkpoint of step k has each row once. Loggers are copies of it (loggers.py).
+Patient text is in samples.jsonl; it goes anywhere else only where `logging.text_to` says so.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from rayrl.config.ppo import LoggingConfig
+from rayrl.tracking.loggers import Logger, open_loggers
+from rayrl.tracking.rows import append_rows, read_rows, replace_rows, sample_row
+from rayrl.types import Sample
+
+
+class RunLog:
+    """Appends a run's rows; each call returns when its rows are on the disk."""
+
+    def __init__(
+        self,
+        folder: Path,
+        loggers: LoggingConfig,
+        *,
+        resume_step: int = 0,
+        settings: Mapping[str, Any] | None = None,
+        console: Console | None = None,
+    ) -> None:
+        """Open the log of the run in `folder` to go on at `resume_step`: rows of that step and later are dropped.
+
+        `settings` is the run's configuration for W&B and MLflow (secrets are masked); `console` is where texts are
+        printed if `text_to` names it, the progress display's own where there is one.
+        Raises ModuleNotFoundError naming the extra to install where a logger's package is missing.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        self._loggers: list[Logger] = open_loggers(folder, loggers, resume_step, settings or {}, console)
+        self._last_step = resume_step - 1
+        self._files = []
+        for name in ("metrics.jsonl", "samples.jsonl"):
+            replace_rows(folder / name, [row for row in read_rows(folder / name) if row["step"] < resume_step])
+            self._files.append((folder / name).open("a", encoding="utf-8"))
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """Log the metrics of a step, once a step, in rising order.
+
+        Keys are flat (`score/mixed`); a metric that wasn't measured is left out, not None or NaN.
+        Raises ValueError for a number that isn't finite, and for a step that was logged before.
+        """
+        if step <= self._last_step:
+            raise ValueError(f"metrics of step {step}: a row of step {self._last_step} was logged before it")
+        row = {key: _finite(key, value, step) for key, value in values.items()}
+        append_rows(self._files[0], [{"step": step, **row}])
+        self._last_step = step
+        for logger in self._loggers:
+            logger.metrics(step, row)
+
+    def samples(self, samples: Sequence[Sample]) -> None:
+        """Log sample texts. Write those of a step before its metrics, so that a step with a metric row is whole."""
+        append_rows(self._files[1], [sample_row(sample) for sample in samples])
+        for logger in self._loggers:
+            logger.samples(samples)
+
+    def close(self) -> None:
+        """Close the files and tell the loggers that the run is over."""
+        for file in self._files:
+            file.close()
+        for logger in self._loggers:
+            logger.close()
+
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _finite(key: str, value: float, step: int) -> float:
+    if key == "step":
+        raise ValueError(f"metrics of step {step}: the key 'step' is the row's own; name the metric otherwise")
+    number = value if isinstance(value, int) and not isinstance(value, bool) else float(value)
+    if not math.isfinite(number):
+        raise ValueError(f"metrics of step {step}: {key!r} is {number}; the run must not go on with it")
+    return number
