@@ -1,0 +1,153 @@
+"""Building, stepping, saving and loading a DeepSpeed engine: the one way an optimizer comes to a model.
+
+DeepSpeed does the work. This file holds its configuration and the facts that cost days: on CPUs its shared-memory
+collective compiles at start unless marked incompatible first, and an optimizer named in its config compiles for over a
+minute, so it gets a torch AdamW.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rayrl.config.ppo import OptimizerConfig, TrainerConfig
+from rayrl.models.loading import device, resolve_dtype
+
+
+def init_distributed(rank: int, world_size: int, address: str, port: int, timeout_s: float) -> None:
+    """Joins this process to its role's group: NCCL on GPUs, gloo on CPUs; every collective fails after `timeout_s`."""
+    os.environ.update(
+        MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0"
+    )
+    import deepspeed
+    from deepspeed.ops import __compatible_ops__
+
+    __compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(
+        dist_backend="nccl" if device().type == "cuda" else "gloo",
+        timeout=timedelta(seconds=timeout_s),
+        verbose=False,
+        auto_mpi_discovery=False,
+    )
+
+
+def learning_rate_factor(config: OptimizerConfig, total_steps: int, step: int) -> float:
+    """Multiplier of the peak rate at optimizer step `step` (from 0) of `total_steps`: linear warm-up, then decay to 0."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    match config.schedule:
+        case "constant":
+            return 1.0
+        case "linear":
+            return 1.0 - progress
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+class TrainEngine:
+    """A module under DeepSpeed: micro-batch losses in, one optimizer step every `accumulation` of them."""
+
+    def __init__(self, module: nn.Module, config: TrainerConfig, accumulation: int, total_steps: int) -> None:
+        import deepspeed
+
+        optimizer_config = config.optimizer
+        self._trained = [param for param in module.parameters() if param.requires_grad]
+        optimizer = torch.optim.AdamW(
+            self._trained,
+            lr=optimizer_config.lr,
+            betas=optimizer_config.betas,
+            eps=optimizer_config.eps,
+            weight_decay=optimizer_config.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: learning_rate_factor(optimizer_config, total_steps, step)
+        )
+        self.accumulation = accumulation
+        self._zero_3 = config.zero_stage == 3
+        self.engine, _, _, _ = deepspeed.initialize(
+            model=module,
+            optimizer=optimizer,
+            lr_scheduler=schedule,
+            config=_deepspeed_config(config, accumulation),
+            dist_init_required=False,
+        )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's forward pass."""
+        return self.engine(*args, **kwargs)
+
+    def backward(self, loss: Tensor) -> None:
+        """Adds the gradient of this rank's share of the minibatch's loss.
+
+        The shares of all micro-batches and ranks SUM to the loss (they are divided by global counts); DeepSpeed
+        averages over both, so the loss is scaled back here.
+        """
+        self.engine.backward(loss * (self.engine.world_size * self.accumulation))
+        self.engine.step()
+
+    @property
+    def grad_norm(self) -> float:
+        """Global gradient norm of the last optimizer step, before clipping."""
+        norm = self.engine.get_global_grad_norm()
+        return float(norm) if norm is not None else 0.0
+
+    @property
+    def learning_rate(self) -> float:
+        """Rate of the next optimizer step."""
+        return float(self.engine.get_lr()[0])
+
+    @contextlib.contextmanager
+    def gathered(self, params: Iterable[Tensor]) -> Iterator[None]:
+        """Whole parameters inside the block (ZeRO-3 gathers them: a collective, so every rank must enter)."""
+        if not self._zero_3:
+            yield
+            return
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters(list(params)):
+            yield
+
+    def save(self, folder: Path) -> None:
+        """Trained parameters, optimizer and schedule of every rank (a collective)."""
+        self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True, save_latest=False)
+
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote (a collective)."""
+        loaded, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+        if loaded is None:
+            raise FileNotFoundError(f"no trainer state under {folder}")
+
+    def offload(self) -> None:
+        """Moves optimizer state off the device between phases."""
+        self.engine.offload_states()
+
+    def reload(self) -> None:
+        """Brings it back."""
+        self.engine.reload_states()
+
+
+def _deepspeed_config(config: TrainerConfig, accumulation: int) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage, "contiguous_gradients": device().type == "cuda"}
+    if config.offload_optimizer and config.zero_stage > 0:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optimizer.max_grad_norm,
+        "bf16": {"enabled": resolve_dtype(config.dtype) is torch.bfloat16},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "data_types": {"grad_accum_dtype": "fp32"},
+        "steps_per_print": 10**9,
+        "wall_clock_breakdown": False,
+    }

@@ -1,0 +1,59 @@
+"""The modules that DeepSpeed trains: the policy's log-probabilities and the critic's values at response positions.
+
+Both take what a partition's top takes (token ids, or the trunk's kept activations) and look only at the positions from
+which response tokens are predicted.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from rayrl.models.batch import TokenBatch
+from rayrl.models.logprobs import LogprobHead
+from rayrl.models.partition import run
+
+
+def _at(hidden_BLD: Tensor, positions_BT: Tensor, mask_BT: Tensor) -> Tensor:
+    """Hidden states [N, D] at the N valid positions, row by row."""
+    rows_BT = torch.arange(len(positions_BT), device=positions_BT.device)[:, None].expand_as(positions_BT)
+    return hidden_BLD[rows_BT[mask_BT], positions_BT[mask_BT]]
+
+
+def _back(values_N: Tensor, mask_BT: Tensor) -> Tensor:
+    """[N] values at the valid places of a [B, T] tensor of zeros (differentiable)."""
+    return torch.zeros(mask_BT.shape, dtype=values_N.dtype, device=values_N.device).masked_scatter(mask_BT, values_N)
+
+
+class PolicyModule(nn.Module):
+    """top + output projection -> log-probabilities of the response tokens."""
+
+    def __init__(self, top: nn.Module, projection: nn.Module) -> None:
+        super().__init__()
+        self.top = top
+        self.head = LogprobHead(projection)
+
+    def forward(
+        self, below: Tensor, batch: TokenBatch, temperature: float, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [B, T], float32, 0 outside the mask, at the sampling temperature.
+
+        `below`: ids [B, L] or trunk activations [B, L, D].
+        """
+        hidden_ND = _at(run(self.top, below), batch.positions_BT, batch.mask_BT)
+        logprobs_N, entropy_N = self.head(hidden_ND, batch.response_ids_BT[batch.mask_BT], temperature, with_entropy)
+        return _back(logprobs_N, batch.mask_BT), _back(entropy_N, batch.mask_BT)
+
+
+class CriticModule(nn.Module):
+    """top + linear head with one output -> values at the response tokens' states."""
+
+    def __init__(self, top: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.top = top
+        self.head = head
+
+    def forward(self, below: Tensor, batch: TokenBatch) -> Tensor:
+        """Values [B, T], float32: column t is the value of the state in which response token t is chosen."""
+        hidden_ND = _at(run(self.top, below), batch.positions_BT, batch.mask_BT)
+        return _back(self.head(hidden_ND).float()[:, 0], batch.mask_BT)

@@ -1,0 +1,116 @@
+"""Loading models: the one way a policy, reference, reward model or critic comes into memory.
+
+Leaves out tokenizers (rayrl/data/chat.py), what is trained (partition.py) and built-in models (builtin.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+
+from rayrl.errors import UserError
+
+DType = Literal["auto", "bf16", "fp32"]
+
+
+def resolve_dtype(dtype: DType) -> torch.dtype:
+    """`auto`: bf16 where the hardware is fast at it (GPUs; CPUs with AMX or AVX512-BF16), else fp32."""
+    if dtype == "fp32":
+        return torch.float32
+    fast = torch.cuda.is_available() or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if dtype == "bf16" or fast else torch.float32
+
+
+def device() -> torch.device:
+    """The device Ray gave this process, else the CPU."""
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def load_causal_lm(path: str, dtype: DType) -> PreTrainedModel:
+    """A causal language model in evaluation mode on the CPU; DeepSpeed or the caller moves it."""
+    return AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype)).eval()
+
+
+def load_scorer(path: str, dtype: DType, new_head: bool = False) -> PreTrainedModel:
+    """A sequence-classification model with one output: a reward model or a critic.
+
+    `new_head`: `path` is a language model without a score head; the head starts at zero, so every value is 0.
+    Otherwise a checkpoint without a trained head is refused.
+    """
+    model, info = AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=1, dtype=resolve_dtype(dtype), output_loading_info=True
+    )
+    head = score_head(model)
+    missing = [key for key in info["missing_keys"] if key.endswith(("score.weight", "classifier.weight"))]
+    if new_head:
+        nn.init.zeros_(head.weight)
+        if head.bias is not None:
+            nn.init.zeros_(head.bias)
+    elif missing:
+        raise UserError(
+            f"{path} has no trained score head ({missing[0]} is missing): give a sequence-classification checkpoint "
+            "with one label, as reward-model training saves it"
+        )
+    if model.config.pad_token_id is None:
+        model.config.pad_token_id = model.config.eos_token_id
+    return model.eval()
+
+
+def score_head(model: PreTrainedModel) -> nn.Linear:
+    """The linear layer with one output on top of a sequence-classification model."""
+    for name in ("score", "classifier"):
+        head = model._modules[name] if name in model._modules else None
+        if isinstance(head, nn.Linear) and head.out_features == 1:
+            return head
+    raise UserError(
+        f"{type(model).__name__} has no linear head with one output named score or classifier: rayrl reads reward models "
+        "of the AutoModelForSequenceClassification form with num_labels=1"
+    )
+
+
+def model_config(path: str) -> PretrainedConfig:
+    """A checkpoint's config; a folder or name without one is a clear error."""
+    try:
+        return AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(f"no model at {path!r}: {first_line}") from error
+
+
+def check_same_shape(policy: str, other: str, role: str) -> None:
+    """Stops if `other` (the reference) isn't the policy's architecture and size."""
+    a, b = model_config(policy), model_config(other)
+    for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
+        left, right = a.to_dict()[key], b.to_dict()[key]
+        if left != right:
+            raise UserError(f"policy and {role} differ in {key}: {left} in {policy}, {right} in {other}; they must share a shape")
+
+
+def check_same_vocabulary(policy_tokenizer: str, other_tokenizer: str, name: str) -> None:
+    """Stops if `other_tokenizer` maps tokens to other ids than the policy's: ids would mean other words."""
+    from transformers import AutoTokenizer
+
+    ours = AutoTokenizer.from_pretrained(policy_tokenizer).get_vocab()
+    theirs = AutoTokenizer.from_pretrained(other_tokenizer).get_vocab()
+    if ours != theirs:
+        differing = sum(1 for token, index in ours.items() if (theirs[token] if token in theirs else None) != index)
+        raise UserError(
+            f"{name} and the policy have different vocabularies ({len(theirs)} and {len(ours)} tokens, {differing} of the policy's "
+            "with another id): a model reward reads the policy's tokens, so both need the same tokenizer"
+        )
+
+
+def weights_hash(folder: str | Path) -> str:
+    """SHA-256 over a checkpoint's safetensors files, for comparing a reference with the policy's start."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        digest.update(file.name.encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
