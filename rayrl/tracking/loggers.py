@@ -79,7 +79,8 @@ class TensorBoardLogger:
 
         # without a purge, what came after the checkpoint would be drawn beside what the resumed run writes
         purge = resume_step if (folder / "tensorboard").exists() else None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)
+        suffix = f".from-{resume_step}"  # a file's name is else the second it was made in
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, filename_suffix=suffix)
         self._with_text = with_text
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:

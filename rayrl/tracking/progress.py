@@ -217,4 +217,5 @@ def duration(seconds: float) -> str:
 def _times(metrics: Mapping[str, float]) -> str:
     named = {key.removeprefix("time/"): value for key, value in metrics.items() if key.startswith("time/")}
     parts = [f"{name} {value:.1f}" for name, value in named.items() if name not in ("step", "tokens_per_second")]
-    return f"{duration(named['step'])} ({', '.join(parts)})" if "step" in named else ""
+    inside = f" ({', '.join(parts)})" if parts else ""
+    return duration(named["step"]) + inside if "step" in named else ""
