@@ -1,0 +1,57 @@
+"""What a role asks of the cluster. Knows nothing of what the role computes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Strategy = Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"]
+"""How Ray lays a group's bundles on nodes: together, apart, and the same as a must."""
+
+
+@dataclass(frozen=True)
+class RoleSpec:
+    """A role: so many ranks, each one actor with these resources.
+
+    Example: RoleSpec("critic", 2, cpus=0.5, colocate_with="policy")
+    """
+
+    name: str
+    ranks: int
+    cpus: float
+    """A rank's CPUs; may be fractional."""
+    gpus: float = 0.0
+    """A rank's GPUs; below 1 a share of one device, else whole devices."""
+    strategy: Strategy = "PACK"
+    colocate_with: str | None = None
+    """Another role whose bundles this one shares, rank i with rank i. That role itself shares nobody's."""
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Environment variables of its processes."""
+
+    def __post_init__(self) -> None:
+        if self.ranks < 1:
+            raise ValueError(f"role {self.name!r}: ranks must be at least 1, got {self.ranks}")
+        if self.cpus < 0 or self.gpus < 0 or self.cpus + self.gpus == 0:
+            raise ValueError(
+                f"role {self.name!r}: a rank needs a positive share of CPUs or GPUs, got {self.cpus} and {self.gpus}"
+            )
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"role {self.name!r}: more than one GPU a rank must be a whole number, got {self.gpus}")
+
+    @property
+    def rank_names(self) -> list[str]:
+        """Names for logs and errors: ["policy[0]", "policy[1]"]."""
+        return [f"{self.name}[{rank}]" for rank in range(self.ranks)]
+
+
+@dataclass(frozen=True)
+class NodeResources:
+    """What one node has in all.
+
+    Example: NodeResources("10.0.0.4", cpus=64, gpus=8)
+    """
+
+    name: str
+    cpus: float
+    gpus: float = 0.0
