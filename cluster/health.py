@@ -1,8 +1,8 @@
 """Waiting for actors: every wait has a limit, and every failure names who and in which phase.
 
-`ray.get` on many references waits for a dead actor's partners, reports a timeout without a name, and wraps what an actor
-raised in a page of traceback. Here answers are taken as they come, so that the first failure ends the wait while others
-still hang in a collective; a death is preferred over the errors that it causes in others.
+`ray.get` on many references waits for a dead actor's partners, reports a timeout without a name, and wraps what an
+actor raised in a page of traceback. Here answers are taken as they come, so that the first failure ends the wait while
+others still hang in a collective; a death is preferred over the errors that it causes in others.
 """
 
 from __future__ import annotations

@@ -1,0 +1,166 @@
+"""The command `rayrl`: reads a configuration, starts the stage, turns errors into one sentence.
+
+Imports nothing heavy at the top: `rayrl --help` answers at once, without pydantic, Ray or torch. Stages are started by
+module name, so that this layer imports no actor. Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cluster import jobs
+from cluster.errors import CannotConnect, ClusterError, DoesNotFit
+from rayrl.errors import UserError
+
+if TYPE_CHECKING:
+    from rayrl.config.ppo import PPOConfig
+
+DEBUG_VARIABLE = "RAYRL_DEBUG"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    args = _parse(argv)
+    _log_to_stderr()
+    try:
+        args.handler(args)
+    except (UserError, DoesNotFit, CannotConnect) as error:
+        return _fail(str(error), 2)
+    except ClusterError as error:
+        return _fail(str(error), 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted; the same command resumes the run", 130)
+    except Exception as error:
+        first_line = next(iter(str(error).strip().splitlines()), "")
+        return _fail(f"{type(error).__name__}: {first_line} (set {DEBUG_VARIABLE}=1 to see where)", 1)
+    return 0
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="rayrl", description="Adapts a language model to a profession by PPO from mixed rewards, on Ray."
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    ppo = commands.add_parser("ppo", help="train a policy; the same command again resumes")
+    ppo.add_argument("source", metavar="SOURCE", help="YAML file, or a preset's name (see `rayrl presets`)")
+    ppo.add_argument(
+        "overrides", metavar="KEY=VALUE", nargs="*", help="e.g. output_dir=runs/a rewards.questions.weight=2"
+    )
+    ppo.add_argument("--dry-run", action="store_true", help="print the resolved config and the roles; start nothing")
+    ppo.set_defaults(handler=_ppo)
+
+    presets = commands.add_parser("presets", help="list the presets in the package")
+    presets.set_defaults(handler=_presets)
+
+    report = commands.add_parser("report", help="write a run's report.html again")
+    report.add_argument("directory", metavar="DIR", type=Path, help="the run's output_dir")
+    report.set_defaults(handler=_report)
+
+    args, rest = parser.parse_known_args(argv)
+    stray = [word for word in rest if args.handler is not _ppo or word.startswith("-")]
+    if stray:
+        parser.error(f"unrecognized arguments: {' '.join(stray)}")
+    if rest:  # overrides after an option: argparse gives them back
+        args.overrides += rest
+    return args
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when asked: importlib.metadata costs a third of the start."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"rayrl {version('rayrl')}")
+        parser.exit()
+
+
+def _ppo(args: argparse.Namespace) -> None:
+    from rayrl.config.load import dump, load, require_no_placeholders
+
+    config = load(args.source, args.overrides)
+    if args.dry_run:
+        print(dump(config))
+        print("\n".join(f"# {line}" for line in _plan(config)))
+        return
+    require_no_placeholders(config)
+    with tempfile.TemporaryDirectory(prefix="rayrl-") as folder:
+        path = Path(folder) / "config.yaml"
+        path.write_text(dump(config), encoding="utf-8")
+        jobs.run("actors.ppo", path)
+
+
+def _plan(config: PPOConfig) -> list[str]:
+    """Where every role goes, in lines of text."""
+    from cluster.fit import check_fits
+    from cluster.machine import this_machine
+    from rayrl.config.load import placeholders
+    from rayrl.placement import plan_table, role_specs
+
+    titles = ("role", "ranks", "cpus", "gpus", "strategy", "placed in", "model")
+    rows = [titles] + [
+        (row.role, str(row.ranks), f"{row.cpus:g}", f"{row.gpus:g}", row.strategy, row.shares_with, row.model)
+        for row in plan_table(config)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(titles))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    if config.cluster.address == "local":
+        here = this_machine(os.environ)
+        try:
+            check_fits(role_specs(config), [here])
+            lines.append(f"fits this machine ({here.cpus:g} CPU, {here.gpus:g} GPU)")
+        except DoesNotFit as error:
+            lines.append(str(error))
+    else:
+        lines.append(
+            f"whether the cluster at {config.cluster.address!r} can hold them is checked before anything starts"
+        )
+    unset = placeholders(config)
+    if unset:
+        lines.append(f"still to be set: {', '.join(unset)}")
+    return lines
+
+
+def _presets(args: argparse.Namespace) -> None:
+    from rayrl.config.load import presets
+
+    known = presets()
+    width = max(map(len, known))
+    for name, summary in known.items():
+        print(f"{name.ljust(width)}  {summary}")
+
+
+def _report(args: argparse.Namespace) -> None:
+    if not args.directory.is_dir():
+        raise UserError(f"no run folder {args.directory}; name the output_dir of a run")
+    from rayrl.evaluation.report import write_report
+
+    write_report(args.directory)
+
+
+def _log_to_stderr() -> None:
+    """The project's own messages; other libraries only when something is wrong."""
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="%(message)s")
+    for package in ("rayrl", "actors", "cluster"):
+        logging.getLogger(package).setLevel(logging.INFO)
+
+
+def _fail(message: str, code: int) -> int:
+    if os.environ.get(DEBUG_VARIABLE) == "1":
+        traceback.print_exc()
+    print(f"rayrl: {message}", file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
