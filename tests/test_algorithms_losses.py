@@ -71,8 +71,10 @@ def test_clip_higher_lets_a_likely_token_grow_further():
     one = torch.ones(1, 1)
     for clip_high, gradient in ((0.2, 0.0), (0.28, -1.25)):
         logprobs_BT.grad = None
-        policy_loss(logprobs_BT, 0 * one, one, one.bool(), 0.2, clip_high, None).loss_BT.sum().backward()
+        result = policy_loss(logprobs_BT, 0 * one, one, one.bool(), 0.2, clip_high, None)
+        result.loss_BT.sum().backward()
         assert logprobs_BT.grad.item() == pytest.approx(gradient, rel=1e-6)
+        assert result.sums.clip_high_sum == (gradient == 0)
 
 
 @quick
@@ -129,6 +131,28 @@ def test_importance_weights_multiply_loss_and_gradient():
     torch.testing.assert_close(result.loss_BT.detach(), torch.tensor([[-1.28, -1, 0.75, 0.8, 1.5, 0]]))
     result.loss_BT.sum().backward()
     torch.testing.assert_close(logprobs_BT.grad, torch.tensor([[0.0, -1, 0.75, 0, 0, 0]]))
+
+
+def test_importance_weights_outside_the_mask_are_ignored():
+    mask_BT = torch.tensor([[True, False, False]])
+    weights_BT = torch.tensor([[0.5, NAN, float("inf")]])
+    ones_BT = torch.ones(1, 3)
+    loss_BT = policy_loss(ones_BT, ones_BT, ones_BT, mask_BT, 0.2, 0.2, None, weights_BT).loss_BT
+    assert loss_BT.tolist() == [[-0.5, 0, 0]]
+
+
+def test_gradients_flow_to_the_trained_model_alone():
+    leaves = [torch.full((1, 3), x, requires_grad=True) for x in (0.1, 0.0, 1.0, 0.5)]
+    logprobs_BT, old_BT, advantages_BT, weights_BT = leaves
+    policy_loss(logprobs_BT, old_BT, advantages_BT, MASK_BT[:, :3], 0.2, 0.2, 3.0, weights_BT).loss_BT.sum().backward()
+    assert (logprobs_BT.grad != 0).all()
+    assert [leaf.grad for leaf in leaves[1:]] == [None] * 3
+    # Values 0.1 and 0.7 from 0, clip 0.2, return 1: the first isn't clipped, the second is, through the old value.
+    values_BT = torch.tensor([[0.1, 0.7]], requires_grad=True)
+    targets = [torch.full((1, 2), x, requires_grad=True) for x in (0.0, 1.0)]
+    value_loss(values_BT, *targets, MASK_BT[:, :2], 0.2).loss_BT.sum().backward()
+    torch.testing.assert_close(values_BT.grad, torch.tensor([[-0.9, 0.0]]))
+    assert [leaf.grad for leaf in targets] == [None] * 2
 
 
 def test_value_loss_by_hand():
