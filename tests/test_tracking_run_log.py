@@ -132,6 +132,12 @@ def test_evaluation_samples_come_back_as_they_were(tmp_path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_text_that_utf8_cannot_hold_is_kept(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    replace_rows(path, [{"text": "half a pair \ud800 问"}])
+    assert read_rows(path) == [{"text": "half a pair \ud800 问"}]
+
+
 def test_timing_keys_are_told_from_learning() -> None:
     keys = ["time/step", "busy/policy", "score/mixed", "length/mean", "eval/time/x"]
     assert [is_timing(key) for key in keys] == [True, True, False, False, False]

@@ -77,8 +77,8 @@ def summary_rows(summary: Mapping[str, Any]) -> list[tuple[str, Comparison]]:
     rows = [("Mixed score", summary["mixed"])]
     rows += list(summary["sources"].items())
     rows += [
-        ("Asks a question, information missing", summary["question_share"]["incomplete"]),
-        ("Asks a question, nothing missing", summary["question_share"]["complete"]),
+        ("Asks a question where needed", summary["question_share"]["incomplete"]),
+        ("Asks a question where not needed", summary["question_share"]["complete"]),
         ("Answer length, tokens", summary["length"]),
     ]
     return rows
@@ -96,39 +96,40 @@ def summary_table(summary: Mapping[str, Any]) -> Table:
     for name in ("before", "after", "difference"):
         table.add_column(name, justify="right")
     for label, row in summary_rows(summary):
-        unit = row["unit"]
-        cells = [format_estimate(row[name], unit) for name in ("before", "after")]
-        change = format_estimate(row["difference"], unit, signed=True)
-        style = "bold" if label == "Mixed score" else ""
-        table.add_row(
-            Text(label, style), *map(Text, cells), Text(change, "bold" if is_clear(row["difference"]) else "")
-        )
+        cells = [_cell(row[name], row["unit"]) for name in ("before", "after")]
+        table.add_row(Text(label), *cells, _cell(row["difference"], row["unit"], signed=True))
     for key, value in summary["kl"].items():
         table.add_row(Text(f"KL {key.replace('_', ' ')}"), "", Text(f"{value:.4g}"), "")
     return table
 
 
 def format_number(value: float, unit: str, signed: bool = False) -> str:
-    """A number in its unit: scores with three digits, shares in percent, tokens with one digit."""
+    """A number in its unit: scores with three digits, shares in percent (changes in points), tokens with one digit."""
     sign = "+" if signed else ""
-    if unit == "share":
-        return f"{100 * value:{sign}.1f}" + (" pp" if signed else "%")
-    return f"{value:{sign}.{1 if unit == 'tokens' else 3}f}"
+    shown = f"{100 * value:{sign}.1f}" if unit == "share" else f"{value:{sign}.{1 if unit == 'tokens' else 3}f}"
+    suffix = {"share": " pp" if signed else "%"}.get(unit, "")
+    return shown.replace("-", "−") + suffix
 
 
-def format_estimate(estimate: Mapping[str, Any] | None, unit: str, signed: bool = False) -> str:
-    """`0.420 [0.380, 0.460]`, without an interval where there is none, a dash where nothing was measured."""
-    if estimate is None:
-        return "–"
-    mean = format_number(estimate["mean"], unit, signed)
+def format_interval(estimate: Mapping[str, Any], unit: str, signed: bool = False) -> str:
+    """`0.380 to 0.460`; empty where one prompt alone gave none."""
     if estimate["low"] is None:
-        return mean
-    return f"{mean} [{format_number(estimate['low'], unit, signed)}, {format_number(estimate['high'], unit, signed)}]"
+        return ""
+    low, high = (format_number(estimate[end], unit, signed).removesuffix(" pp") for end in ("low", "high"))
+    return f"{low} to {high}"
 
 
 def is_clear(difference: Mapping[str, Any] | None) -> bool:
     """Whether a difference's interval leaves out zero."""
     return difference is not None and difference["low"] is not None and difference["low"] * difference["high"] > 0
+
+
+def _cell(estimate: Mapping[str, Any] | None, unit: str, signed: bool = False) -> Text:
+    if estimate is None:
+        return Text("–")
+    strong = "bold" if signed and is_clear(estimate) else ""
+    mean = (format_number(estimate["mean"], unit, signed), strong)
+    return Text.assemble(mean, "\n", (format_interval(estimate, unit, signed), "dim"))
 
 
 def _compare(

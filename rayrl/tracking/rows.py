@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO, cast
 
 from rayrl.types import Sample
 
@@ -45,6 +45,11 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def open_rows(path: Path, mode: Literal["a", "w"]) -> TextIO:
+    """A file to append rows to. A lone surrogate, which UTF-8 can't hold, becomes its JSON escape."""
+    return cast(TextIO, path.open(mode, encoding="utf-8", errors="backslashreplace"))
+
+
 def append_rows(file: TextIO, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write rows at the end of an open file; when it returns they are on the disk."""
     file.write("".join(_line(row) for row in rows))
@@ -56,7 +61,7 @@ def replace_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write a file of rows beside the old one and put it in its place, so that a reader sees one or the other."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(path.name + ".new")
-    with beside.open("w", encoding="utf-8") as file:
+    with open_rows(beside, "w") as file:
         append_rows(file, rows)
     os.replace(beside, path)
     folder = os.open(path.parent, os.O_RDONLY)  # the rename itself must survive a power cut

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from rayrl.config.ppo import LoggingConfig
 from rayrl.tracking.loggers import Logger, open_loggers
-from rayrl.tracking.rows import append_rows, read_rows, replace_rows, sample_row
+from rayrl.tracking.rows import append_rows, open_rows, read_rows, replace_rows, sample_row
 from rayrl.types import Sample
 
 
@@ -45,7 +45,7 @@ class RunLog:
         self._files = []
         for name in ("metrics.jsonl", "samples.jsonl"):
             replace_rows(folder / name, [row for row in read_rows(folder / name) if row["step"] < resume_step])
-            self._files.append((folder / name).open("a", encoding="utf-8"))
+            self._files.append(open_rows(folder / name, "a"))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log the metrics of a step, once a step, in rising order.

@@ -1,0 +1,202 @@
+"""Draws line and stack plots as inline SVG that follows the page's colours, light or dark.
+
+matplotlib writes fixed colours; each colour used here is a stand-in that is replaced by a CSS variable afterwards, and
+texts stay texts in the page's own font. Legends are the page's (report.html.j2), so no name is ever laid out here.
+What is plotted is decided in figures.py.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from dataclasses import dataclass, field
+
+import matplotlib
+import numpy as np
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+NUM_COLOURS = 8
+MAX_POINTS = 300
+_SERIES = [f"#0000{index + 1:02x}" for index in range(NUM_COLOURS)]  # stand-ins, see _page_colours
+_INK, _GRID = "#0000a1", "#0000a2"
+_VARIABLES = {colour: f"var(--s{index})" for index, colour in enumerate(_SERIES)} | {
+    _INK: "var(--muted)",
+    _GRID: "var(--line)",
+}
+_DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
+_ROUND = [1, 2, 2.5, 5, 10]
+_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "rayrl",
+    "font.size": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": _GRID,
+    "axes.labelcolor": _INK,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "grid.linewidth": 0.6,
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "xtick.major.size": 3,
+    "ytick.major.size": 0,
+    "axes.unicode_minus": True,
+}
+
+
+@dataclass(frozen=True)
+class Series:
+    """One line (or row of points) of a plot."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+    low: list[float] | None = None
+    """With `high`: ends of intervals, drawn as bars on points."""
+    high: list[float] | None = None
+    points: bool = False
+    """Measured now and then (evaluations), not at each step."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One pair of axes."""
+
+    label: str
+    """Of the vertical axis."""
+    series: list[Series]
+    stacked: bool = False
+    percent: bool = False
+
+
+@dataclass(frozen=True)
+class Plot:
+    """One figure of the report: panels above each other over the same steps."""
+
+    title: str
+    note: str
+    panels: list[Panel]
+    wide: bool = False
+    tall: bool = False
+    """As high as a plot with two panels, where it stands beside one."""
+    names: list[str] = field(init=False)
+    """Of its series, in the order of their colours."""
+
+    def __post_init__(self) -> None:
+        names = dict.fromkeys(series.name for panel in self.panels for series in panel.series)
+        object.__setattr__(self, "names", list(names))
+
+    @property
+    def legend(self) -> list[tuple[str, int, str]]:
+        """Name, colour and mark (line, points or area) of each series."""
+        marks = {
+            series.name: "area" if panel.stacked else "points" if series.points else "line"
+            for panel in self.panels
+            for series in panel.series
+        }
+        return [(name, index % NUM_COLOURS, marks[name]) for index, name in enumerate(self.names)]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return not self.names
+
+
+def draw(plot: Plot, prefix: str) -> Markup:
+    """The plot as an `<svg>` element; `prefix` keeps its ids apart from those of the page's other plots."""
+    panels = [panel for panel in plot.panels if panel.series]
+    with matplotlib.rc_context(_STYLE):
+        height = 3.3 if len(panels) > 1 or plot.tall else 2.3
+        canvas = Canvas(figsize=(10.6 if plot.wide else 5.2, height))
+        FigureCanvasSVG(canvas)
+        grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)
+        for axes, panel in zip(grid[:, 0], panels, strict=True):
+            _draw_panel(axes, panel, plot.names)
+        grid[-1, 0].set_xlabel("training steps")
+        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=_ROUND))
+        canvas.align_ylabels()
+        canvas.tight_layout(pad=0.4)
+        out = io.StringIO()
+        canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    return Markup(_page_colours(out.getvalue(), plot.title, prefix))  # drawn here from numbers and our own titles
+
+
+def _draw_panel(axes: Axes, panel: Panel, names: list[str]) -> None:
+    axes.set_ylabel(panel.label)
+    axes.yaxis.set_major_locator(MaxNLocator(5, steps=_ROUND))
+    if panel.percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+        axes.set_ylim(0, 1.02)
+    if panel.stacked:
+        _draw_stack(axes, panel.series, names)
+        return
+    for series in panel.series:
+        index = names.index(series.name)
+        (_draw_points if series.points else _draw_line)(axes, series, _SERIES[index % NUM_COLOURS], index)
+
+
+def _draw_line(axes: Axes, series: Series, colour: str, index: int) -> None:
+    x, y = _thinned(series.x), _thinned(series.y)
+    window = len(x) // 12
+    mark = "o" if len(x) == 1 else ""
+    if window < 3:
+        axes.plot(x, y, color=colour, linewidth=1.5, linestyle=_DASHES[index % len(_DASHES)], marker=mark, markersize=4)
+        return
+    axes.plot(x, y, color=colour, linewidth=0.7, alpha=0.35)
+    axes.plot(x, moving_mean(y, window), color=colour, linewidth=1.7, linestyle=_DASHES[index % len(_DASHES)])
+
+
+def _draw_points(axes: Axes, series: Series, colour: str, index: int) -> None:
+    x, y = np.array(series.x), np.array(series.y)
+    if series.low is not None and series.high is not None:
+        axes.vlines(x, series.low, series.high, color=colour, linewidth=1.6, alpha=0.55)
+    axes.plot(x, y, color=colour, linewidth=0.9, linestyle=":", marker="o", markersize=4.5)
+
+
+def _draw_stack(axes: Axes, series: list[Series], names: list[str]) -> None:
+    x = np.array(_thinned(series[0].x))
+    half = (x[1] - x[0]) / 2 if len(x) > 1 else 0.5
+    edges = np.append(x - half, x[-1] + half)
+    base = np.zeros(len(edges))
+    for one in series:
+        y = _thinned(one.y)
+        top = base + np.append(y, y[-1])
+        colour = _SERIES[names.index(one.name) % NUM_COLOURS]
+        axes.fill_between(edges, base, top, step="post", color=colour, alpha=0.85, linewidth=0)
+        base = top
+    axes.set_ylim(0, float(base.max()) * 1.05 or 1.0)
+    axes.margins(x=0)
+
+
+def moving_mean(y: np.ndarray, window: int) -> np.ndarray:
+    """The mean over a window around each point, shorter at the ends. Example: ([1, 2, 6], 3) -> [1.5, 3, 4]"""
+    sums = np.concatenate([[0.0], np.cumsum(y)])
+    centre = np.arange(len(y))
+    low, high = np.maximum(0, centre - window // 2), np.minimum(len(y), centre + (window + 1) // 2)
+    return np.asarray((sums[high] - sums[low]) / (high - low))
+
+
+def _thinned(values: list[float]) -> np.ndarray:
+    """At most MAX_POINTS values: means of equal stretches, so that a run of any length makes a small file."""
+    array = np.asarray(values, dtype=float)
+    if len(array) <= MAX_POINTS:
+        return array
+    return np.array([part.mean() for part in np.array_split(array, MAX_POINTS)])
+
+
+def _page_colours(svg: str, title: str, prefix: str) -> str:
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', svg)
+    svg = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{prefix}-\1"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", svg)
+    svg = re.sub(r"#0000[0-9a-f]{2}\b", lambda found: _VARIABLES.get(found[0], found[0]), svg)
+    box, body = re.fullmatch(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>(.*)', svg, flags=re.S).groups()  # type: ignore[union-attr]
+    return f'<svg viewBox="{box}" role="img" aria-label="{escape(title)}">{body}'
