@@ -1,1 +1,1 @@
-"""Ray for the rest of the project: role specs, placement groups, sessions, health. Knows nothing of what they compute."""
+"""Ray for the rest of the project: role specs, placement, sessions, health. Knows nothing of what roles compute."""

@@ -7,6 +7,7 @@ Ray's own is: groups with GPUs and hard strategies first, large bundles first, G
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def check_fits(specs: Sequence[RoleSpec], nodes: Sequence[NodeResources]) -> dic
     for group in groups(specs):
         placed = _lay(group, free, spared)
         if placed is None:
-            raise DoesNotFit(_explain(group, specs, nodes, free))
+            raise DoesNotFit(_explain(group, specs, nodes))
         for role in group.roles:
             where[role.name] = placed[: role.ranks]
     return where
@@ -161,19 +162,19 @@ def _best(
     return min(able, key=preference, default=None)
 
 
-def _explain(
-    group: Group, specs: Sequence[RoleSpec], nodes: Sequence[NodeResources], free: dict[str, list[int]]
-) -> str:
+def _explain(group: Group, specs: Sequence[RoleSpec], nodes: Sequence[NodeResources]) -> str:
     asked = "; ".join(f"{spec.name} {spec.ranks} x {_amount(spec.cpus, spec.gpus)}" for spec in specs)
-    have = "; ".join(f"{node.name} {_amount(node.cpus, node.gpus)}" for node in nodes) or "no nodes"
+    kinds = Counter(_amount(node.cpus, node.gpus) for node in nodes)
+    have = "; ".join(f"{count} x {amount}" for amount, count in kinds.items()) or "none"
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
-    total = [sum(spec.ranks * spec.cpus for spec in specs), sum(spec.ranks * spec.gpus for spec in specs)]
-    if total[1] > gpus:
+    asked_cpus = round(sum(spec.ranks * spec.cpus for spec in specs), 4)
+    asked_gpus = round(sum(spec.ranks * spec.gpus for spec in specs), 4)
+    if asked_gpus > gpus:
+        change = f"{asked_gpus:g} GPUs are asked and {gpus:g} there: lower the ranks, or let roles share GPUs"
+    elif asked_cpus > cpus:
         change = (
-            f"{total[1]:g} GPUs are asked and {gpus:g} there: lower ranks, engines or workers, or let roles share GPUs"
+            f"{asked_cpus:g} CPUs are asked and {cpus:g} there: lower the CPUs a rank (fractions work) or the ranks"
         )
-    elif total[0] > cpus:
-        change = f"{total[0]:g} CPUs are asked and {cpus:g} there: lower the CPUs a rank (fractions work) or the ranks"
     elif group.strategy == "STRICT_SPREAD":
         change = f"STRICT_SPREAD wants {len(group.bundles)} nodes for {group.name}: use SPREAD, or fewer ranks"
     elif group.strategy == "STRICT_PACK":
@@ -182,7 +183,7 @@ def _explain(
         largest = max(group.bundles, key=lambda bundle: (bundle.gpu_units, bundle.cpu_units))
         need = _amount(largest.cpu_units / UNIT, largest.gpu_units / UNIT)
         change = f"no node has {need} left for a bundle of {group.name}: make its share smaller, or add a node"
-    return f"the roles don't fit the cluster: asked {asked}; there is {have}; {change}"
+    return f"the roles don't fit the cluster: asked {asked}; nodes there: {have}; {change}"
 
 
 def _amount(cpus: float, gpus: float) -> str:
