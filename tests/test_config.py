@@ -1,7 +1,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rayrl.config import yaml_text
@@ -173,6 +173,8 @@ plain = st.recursive(
 
 
 @given(plain)
+@example("a\x85b")
+@example({"\u2028": " \r\n x\n", "1e-6": "yes"})
 def test_rendered_yaml_reads_back(value: object) -> None:
     assert yaml_text.parse(yaml_text.render(value)) == value
 
