@@ -70,6 +70,18 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class RolloutInfo:
+    """What the coordinator sees of a rollout. Example: RolloutInfo("en-0007", 41, True, 12, None)"""
+
+    prompt_id: str
+    num_tokens: int
+    ended: bool
+    weight_version: int
+    text: str | None
+    """Only where the sample log takes it."""
+
+
+@dataclass(frozen=True)
 class SourceScores:
     """One reward source's answer for a batch: a number, or None and the reason, a sample.
 

@@ -13,7 +13,6 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from rayrl.config.strict import Strict
 
 
-
 class TrainableConfig(Strict):
     """Which parameters are trained."""
 
@@ -52,15 +51,19 @@ class TrainerConfig(Strict):
     offload_optimizer: bool = Field(False, description="Keep optimizer state in host memory (ZeRO 1 to 3, GPU).")
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
     micro_batch_size: PositiveInt = Field(8, description="Sequences a forward pass; accumulation fills a minibatch.")
-    cpus_per_rank: float = Field(1.0, ge=0, description="CPUs that Ray reserves for a rank (may be fractional).")
+    cpus_per_rank: float = Field(0.5, ge=0, description="CPUs that Ray reserves for a rank (may be fractional).")
     gpus_per_rank: float = Field(0.0, ge=0, description="GPUs that Ray reserves for a rank (may be fractional).")
-    threads: PositiveInt | None = Field(None, description="Torch threads a rank; by default its whole CPUs, at least 1.")
+    threads: PositiveInt | None = Field(
+        None, description="Torch threads a rank; by default its whole CPUs, at least 1."
+    )
 
 
 class PolicyConfig(TrainerConfig):
     """The policy: the model that PPO improves."""
 
-    model: str = Field(description="Checkpoint folder, hub name, or a built-in: `smollm2-135m-instruct`, `tiny-random`.")
+    model: str = Field(
+        description="Checkpoint folder, hub name, or a built-in: `smollm2-135m-instruct`, `tiny-random`."
+    )
     chat_template: str | None = Field(None, description="Jinja chat template, for tokenizers without one of their own.")
 
 
@@ -75,8 +78,12 @@ class CriticConfig(TrainerConfig):
 class ReferenceConfig(Strict):
     """The frozen start of the policy. With LoRA and last_n it lives inside the policy's ranks and needs no actor."""
 
+    model: str | None = Field(
+        None,
+        description="Only to say where the policy's start lies besides policy.model; it must hold the same weights.",
+    )
     workers: PositiveInt = Field(1, description="Scorer actors, where the reference is a model of its own.")
-    cpus_per_worker: float = Field(1.0, ge=0, description="CPUs that Ray reserves for each.")
+    cpus_per_worker: float = Field(0.25, ge=0, description="CPUs that Ray reserves for each.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for each.")
     threads: PositiveInt | None = Field(None, description="Torch threads a worker.")
 
@@ -91,13 +98,15 @@ class RolloutConfig(Strict):
     max_prompt_tokens: PositiveInt = Field(512, description="A longer prompt is rejected, never cut.")
     max_new_tokens: PositiveInt = Field(256, description="Response length at which generation stops.")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature; log-probabilities are taken at it.")
-    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus; below 1 the engine's log-probabilities are renormalised.")
+    top_p: float = Field(
+        1.0, gt=0, le=1, description="Nucleus; below 1 the engine's log-probabilities are renormalised."
+    )
     kv_cache_gb: PositiveFloat = Field(1.0, description="Key-value cache an engine on a CPU (vLLM).")
     gpu_memory_utilization: float = Field(0.5, gt=0, le=1, description="Share of a GPU that vLLM may take.")
     max_num_seqs: PositiveInt = Field(256, description="Sequences an engine decodes at one time.")
     enforce_eager: bool = Field(True, description="Skip compilation and graphs: starts sooner; on GPUs set false.")
     sleep_between_phases: bool = Field(False, description="Free the engine's GPU memory while the trainers work.")
-    cpus_per_engine: float = Field(1.0, ge=0, description="CPUs that Ray reserves for an engine.")
+    cpus_per_engine: float = Field(0.5, ge=0, description="CPUs that Ray reserves for an engine.")
     gpus_per_engine: float = Field(0.0, ge=0, description="GPUs that Ray reserves for an engine (a device of it).")
     threads: PositiveInt | None = Field(None, description="Torch threads an engine.")
 
@@ -121,16 +130,21 @@ class RewardEntry(Strict):
     weight: float = Field(1.0, description="Weight in the mixture; negative weights punish.")
     model: str | None = Field(None, description="`model`: sequence-classification checkpoint.")
     path: str | None = Field(None, description="`function`: `package.module.function`.")
-    rule: str | None = Field(None, description="`rule`: clarifying_question, reference_overlap, presentation, length_window, repetition or language_match.")
+    rule: str | None = Field(
+        None,
+        description="`rule`: clarifying_question, reference_overlap, presentation, length_window, repetition or language_match.",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the rule or function.")
-    normalise: Literal["none", "running_std", "batch_whiten"] = Field("none", description="Of this source, before mixing.")
+    normalise: Literal["none", "running_std", "batch_whiten"] = Field(
+        "none", description="Of this source, before mixing."
+    )
     clip: PositiveFloat | None = Field(None, description="Bound of the normalised score's magnitude.")
     on_failure: Literal["stop", "omit"] = Field(
         "stop", description="`omit` leaves the term out for that sample and renormalises the other weights."
     )
     timeout_s: PositiveFloat = Field(300.0, description="Limit for scoring one batch.")
     workers: PositiveInt = Field(1, description="Scorer actors.")
-    cpus_per_worker: float = Field(0.5, ge=0, description="CPUs that Ray reserves for each.")
+    cpus_per_worker: float = Field(0.05, ge=0, description="CPUs that Ray reserves for each.")
     gpus_per_worker: float = Field(0.0, ge=0, description="GPUs that Ray reserves for each.")
     threads: PositiveInt | None = Field(None, description="Torch threads a worker.")
     batch_size: PositiveInt = Field(8, description="`model`: sequences a forward pass.")
@@ -163,6 +177,14 @@ class KLConfig(Strict):
     target: PositiveFloat = Field(6.0, description="`adaptive`: KL of a sequence, in nats.")
     horizon: PositiveFloat = Field(10000, description="`adaptive`: sequences over which the coefficient adapts.")
 
+    @model_validator(mode="after")
+    def _does_something(self) -> KLConfig:
+        if self.place == "loss" and self.estimator == "k1":
+            raise ValueError("estimator: k1 in the loss has expected gradient 0 (arXiv 2506.09477); use k2, or k3")
+        if self.controller == "adaptive" and self.coef == 0:
+            raise ValueError("coef: the adaptive controller multiplies it, so it must start above 0")
+        return self
+
 
 class PTXConfig(Strict):
     """Optional supervised term on conversations (prompt rows with a `reference` answer)."""
@@ -190,7 +212,9 @@ class AlgorithmConfig(Strict):
     )
     epochs: PositiveInt = Field(4, description="Passes over each rollout batch.")
     minibatches: PositiveInt = Field(1, description="Optimizer steps a pass.")
-    stop_kl: PositiveFloat | None = Field(None, description="End the epochs when the mean KL to the old policy passes this.")
+    stop_kl: PositiveFloat | None = Field(
+        None, description="End the epochs when the mean KL to the old policy passes this."
+    )
     importance_cap: PositiveFloat | None = Field(
         None, description="Truncated importance weight trainer / engine, at most this; none: no correction."
     )
@@ -205,7 +229,9 @@ class SyncConfig(Strict):
         "auto", description="`auto`: shared memory on CPUs, IPC where trainer and engine share a GPU, else NCCL."
     )
     bucket_mb: PositiveInt = Field(256, description="Size of one transfer.")
-    check_every: PositiveInt = Field(10, description="Steps between checks of engine against trainer log-probabilities.")
+    check_every: PositiveInt = Field(
+        10, description="Steps between checks of engine against trainer log-probabilities."
+    )
     max_logprob_gap: PositiveFloat = Field(0.2, description="Mean absolute gap, in nats, that stops the run.")
 
 
@@ -228,10 +254,14 @@ class EvaluationConfig(Strict):
 class LoggingConfig(Strict):
     """Where the run is seen. Text of prompts and answers leaves the run's folder only by `text_to`."""
 
-    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(["tensorboard"], description="Besides metrics.jsonl.")
+    loggers: list[Literal["tensorboard", "wandb", "mlflow"]] = Field(
+        ["tensorboard"], description="Besides metrics.jsonl."
+    )
     samples_per_step: int = Field(4, ge=0, description="Sample texts a step in samples.jsonl.")
     project: str = Field("rayrl", description="Project or experiment name for W&B and MLflow.")
-    text_to: list[Literal["console", "tensorboard", "wandb", "mlflow"]] = Field([], description="Where texts may go besides the run's folder.")
+    text_to: list[Literal["console", "tensorboard", "wandb", "mlflow"]] = Field(
+        [], description="Where texts may go besides the run's folder."
+    )
     progress: bool = Field(True, description="Live display on the console.")
 
 
@@ -239,7 +269,9 @@ class ClusterConfig(Strict):
     """Ray: where, how placed, how long to wait."""
 
     address: str = Field("local", description="`local` starts Ray here; `auto` or an address joins a cluster.")
-    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field("PACK", description="Of a role's ranks.")
+    strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
+        "PACK", description="Of a role's ranks."
+    )
     colocate: list[list[Literal["policy", "critic", "reference", "rollout", "reward"]]] = Field(
         [], description="Groups of roles that share devices (fractions of one bundle a rank)."
     )
@@ -277,15 +309,25 @@ class PPOConfig(Strict):
         if len(set(names)) < len(names):
             raise ValueError(f"rewards: names must differ, got {names}")
         if self.algorithm.estimator in ("grpo", "rloo") and self.samples_per_prompt < 2:
-            raise ValueError(f"samples_per_prompt: {self.algorithm.estimator} compares answers of one prompt, so at least 2")
+            raise ValueError(
+                f"samples_per_prompt: {self.algorithm.estimator} compares answers of one prompt, so at least 2"
+            )
         if self.uses_critic and self.critic.ranks != self.policy.ranks:
             raise ValueError(f"critic.ranks: must equal policy.ranks ({self.policy.ranks}), got {self.critic.ranks}")
         if self.prompts_per_step % self.policy.ranks:
-            raise ValueError(f"prompts_per_step: {self.prompts_per_step} isn't a multiple of policy.ranks ({self.policy.ranks})")
+            raise ValueError(
+                f"prompts_per_step: {self.prompts_per_step} isn't a multiple of policy.ranks ({self.policy.ranks})"
+            )
         per_rank = self.prompts_per_step * self.samples_per_prompt // self.policy.ranks
         if per_rank % self.algorithm.minibatches:
             raise ValueError(
                 f"algorithm.minibatches: {self.algorithm.minibatches} doesn't divide a rank's {per_rank} sequences a step"
+            )
+        kl = self.algorithm.kl
+        if kl.controller == "adaptive" and kl.horizon <= 0.2 * self.sequences_per_step:
+            raise ValueError(
+                f"algorithm.kl.horizon: {kl.horizon:g} is too short for {self.sequences_per_step} sequences a step; "
+                f"set it above {0.2 * self.sequences_per_step:g}"
             )
         if self.rollout.backend == "hf" and self.rollout.tensor_parallel > 1:
             raise ValueError("rollout.tensor_parallel: the hf backend runs on one device an engine")

@@ -72,6 +72,7 @@ class TrainEngine:
             optimizer, lambda step: learning_rate_factor(optimizer_config, total_steps, step)
         )
         self.accumulation = accumulation
+        self._own_norm: float | None = None
         self._zero_3 = config.zero_stage == 3
         self.engine, _, _, _ = deepspeed.initialize(
             model=module,
@@ -92,13 +93,23 @@ class TrainEngine:
         averages over both, so the loss is scaled back here.
         """
         self.engine.backward(loss * (self.engine.world_size * self.accumulation))
+        if self.engine.is_gradient_accumulation_boundary():
+            self._own_norm = self._plain_norm()
         self.engine.step()
+
+    def _plain_norm(self) -> float | None:
+        """Without ZeRO and bf16 DeepSpeed keeps no norm; gradients are whole and averaged by now."""
+        if self.engine.optimizer is not self.engine.basic_optimizer:
+            return None
+        grads = [param.grad for param in self._trained if param.grad is not None]
+        return float(torch.nn.utils.get_total_norm(grads))
 
     @property
     def grad_norm(self) -> float:
         """Global gradient norm of the last optimizer step, before clipping."""
-        norm = self.engine.get_global_grad_norm()
-        return float(norm) if norm is not None else 0.0
+        norm = self._own_norm if self._own_norm is not None else self.engine.get_global_grad_norm()
+        assert norm is not None, "grad_norm comes after the first optimizer step"
+        return float(norm)
 
     @property
     def learning_rate(self) -> float:
@@ -139,15 +150,18 @@ def _deepspeed_config(config: TrainerConfig, accumulation: int) -> dict[str, Any
     zero: dict[str, Any] = {"stage": config.zero_stage, "contiguous_gradients": device().type == "cuda"}
     if config.offload_optimizer and config.zero_stage > 0:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    in_bf16 = resolve_dtype(config.dtype) is torch.bfloat16
+    # Stage 0 accumulates bf16 gradients in bf16: DeepSpeed offers float32 there only with ZeRO.
+    accumulate_in = "bf16" if in_bf16 and config.zero_stage == 0 else "fp32"
     return {
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optimizer.max_grad_norm,
-        "bf16": {"enabled": resolve_dtype(config.dtype) is torch.bfloat16},
+        "bf16": {"enabled": in_bf16},
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "data_types": {"grad_accum_dtype": "fp32"},
+        "data_types": {"grad_accum_dtype": accumulate_in},
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,
     }

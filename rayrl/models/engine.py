@@ -69,7 +69,11 @@ class Engine(Protocol):
 
 
 def load_engine(
-    model: str, config: RolloutConfig, end_token_ids: Sequence[int], pad_token_id: int, transfer_backend: str = "shared_memory"
+    model: str,
+    config: RolloutConfig,
+    end_token_ids: Sequence[int],
+    pad_token_id: int,
+    transfer_backend: str = "shared_memory",
 ) -> Engine:
     """The engine that the config names; a missing vLLM is a clear error, not another engine in silence."""
     if config.backend == "hf":
@@ -143,7 +147,8 @@ class VLLMEngine:
     def _completion(self, output: Any) -> Completion:
         ids = np.asarray(output.token_ids, dtype=np.int64)
         logprobs = np.asarray(
-            [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)], dtype=np.float32
+            [step[token].logprob for step, token in zip(output.logprobs, output.token_ids, strict=True)],
+            dtype=np.float32,
         )
         versions = {span.version for span in output.weight_versions or []}
         if len(versions) != 1:
@@ -180,7 +185,10 @@ class VLLMEngine:
 
     def describe(self) -> Mapping[str, str]:
         """See Engine."""
-        return {"engine": f"{type(self.llm).__module__}.{type(self.llm).__name__}", "threads": str(torch.get_num_threads())}
+        return {
+            "engine": f"{type(self.llm).__module__}.{type(self.llm).__name__}",
+            "threads": str(torch.get_num_threads()),
+        }
 
 
 class HFEngine:

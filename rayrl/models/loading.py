@@ -11,7 +11,13 @@ from typing import Literal
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from rayrl.errors import UserError
 
@@ -88,7 +94,9 @@ def check_same_shape(policy: str, other: str, role: str) -> None:
     for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
         left, right = a.to_dict()[key], b.to_dict()[key]
         if left != right:
-            raise UserError(f"policy and {role} differ in {key}: {left} in {policy}, {right} in {other}; they must share a shape")
+            raise UserError(
+                f"policy and {role} differ in {key}: {left} in {policy}, {right} in {other}; they must share a shape"
+            )
 
 
 def check_same_vocabulary(policy_tokenizer: str, other_tokenizer: str, name: str) -> None:

@@ -86,6 +86,8 @@ class LogprobHead(nn.Module):
         self.weight = projection.weight
         self.bias = projection.bias if isinstance(projection, nn.Linear) else None
 
-    def forward(self, hidden_ND: Tensor, ids_N: Tensor, temperature: float, with_entropy: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, hidden_ND: Tensor, ids_N: Tensor, temperature: float, with_entropy: bool
+    ) -> tuple[Tensor, Tensor]:
         """Log-probabilities [N] and entropies [N] (nats, float32; zeros without `with_entropy`)."""
         return _SelectedLogprobs.apply(hidden_ND, self.weight, self.bias, ids_N, temperature, with_entropy)

@@ -89,6 +89,7 @@ def partition(model: PreTrainedModel, config: TrainableConfig) -> Partition:
                 lora_alpha=config.lora_alpha,
                 lora_dropout=config.lora_dropout,
                 target_modules=targets,
+                exclude_modules=["lm_head", "score", "classifier"],
             ),
         )
         return Partition(model, None, model.base_model, adapter)

@@ -1,0 +1,82 @@
+"""The critic actor: one rank of the critic group. rayrl/learners/critic.py does the work."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from actors.policy import free_address
+from actors.worker import Worker, busy
+from rayrl.config.ppo import AlgorithmConfig, CriticConfig
+from rayrl.learners.critic import CriticLearner
+from rayrl.models.deepspeed_engine import init_distributed
+from rayrl.types import Rollout
+
+
+class CriticActor(Worker):
+    """One rank."""
+
+    @busy
+    def address(self) -> tuple[str, int]:
+        """Where the group's rank 0 can be reached."""
+        return free_address()
+
+    @busy
+    def setup(
+        self,
+        rank: int,
+        world_size: int,
+        address: tuple[str, int],
+        collective_timeout_s: float,
+        config: CriticConfig,
+        algorithm: AlgorithmConfig,
+        **learner: Any,
+    ) -> None:
+        """Joins the group and loads the model. `learner`: the other arguments of CriticLearner."""
+        self._rank = rank
+        init_distributed(rank, world_size, *address, collective_timeout_s)
+        self.learner = CriticLearner(config, algorithm, **learner)
+
+    @busy
+    def prepare(self, *chunks: list[Rollout]) -> list[np.ndarray]:
+        """Values of the shard."""
+        return self.learner.prepare(list(itertools.chain.from_iterable(chunks)))
+
+    @busy
+    def update(
+        self,
+        step: int,
+        scores: Sequence[float],
+        kl_coef: float,
+        logprobs: list[np.ndarray],
+        ref_logprobs: list[np.ndarray],
+    ) -> dict[str, float]:
+        """The critic's epochs over the prepared shard."""
+        metrics = self.learner.update(step, scores, kl_coef, logprobs, ref_logprobs)
+        self.learner.release()
+        return metrics
+
+    @busy
+    def save(self, folder: Path) -> None:
+        """Model and trainer state into a checkpoint folder (all ranks)."""
+        self.learner.train.save(folder / "critic_state")
+        self.learner.save_model(folder / "critic", sender=self._rank == 0)
+
+    @busy
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote (all ranks)."""
+        self.learner.train.load(folder / "critic_state")
+
+    @busy
+    def offload(self) -> None:
+        """Moves optimizer state off the device."""
+        self.learner.train.offload()
+
+    @busy
+    def reload(self) -> None:
+        """Brings it back."""
+        self.learner.train.reload()

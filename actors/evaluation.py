@@ -1,0 +1,95 @@
+"""Held-out evaluation during a run: the same engines, the same reward sources, raw scores weighed as declared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from actors.generation import Generation
+from actors.scoring import Scoring
+from rayrl.config.ppo import EvaluationConfig
+from rayrl.evaluation.statistics import Estimate, by_prompt, mean_interval
+from rayrl.rewards.questions import asks_question
+from rayrl.tracking.rows import read_samples, write_samples
+from rayrl.types import Prompt, Sample
+
+EVALUATION_SEED = 1
+"""Second integer of an evaluation batch's seed; training batches have 0 there."""
+
+
+class HeldOut:
+    """The held-out prompts of a run and where their samples are kept: evaluation/step-NNNNNN.jsonl, N steps trained."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Prompt],
+        config: EvaluationConfig,
+        generation: Generation,
+        scoring: Scoring,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        self._prompts, self._config, self._seed = list(prompts), config, seed
+        self._generation, self._scoring = generation, scoring
+        self._folder = folder / "evaluation"
+
+    @property
+    def complete(self) -> dict[str, bool | None]:
+        """By prompt: whether the patient left nothing out (None where the row doesn't say)."""
+        rows = [prompt.row for prompt in self._prompts]
+        return {row.id: (not row.fields["missing_info"] if "missing_info" in row.fields else None) for row in rows}
+
+    def run(self, num_trained: int) -> list[Sample]:
+        """Samples and scores after `num_trained` steps; taken from the folder where an earlier start made them."""
+        path = self._folder / f"step-{num_trained:06d}.jsonl"
+        if path.exists():
+            return read_samples(path)
+        what = f"evaluation after step {num_trained}"
+        per_prompt = self._config.samples_per_prompt
+        batch = self._generation.generate(
+            self._prompts, per_prompt, (self._seed, EVALUATION_SEED, num_trained), what, num_texts=10**9
+        )
+        scores = self._scoring.finish(self._scoring.start(batch.refs), what, normalise=False)
+        samples = []
+        for i, info in enumerate(batch.infos):
+            row = self._prompts[i // per_prompt].row
+            assert info.text is not None and info.prompt_id == row.id
+            raw = {name: column[i] for name, column in scores.raw.items()}
+            samples.append(
+                Sample(
+                    num_trained,
+                    "heldout",
+                    row.id,
+                    row.messages,
+                    info.text,
+                    row.reference,
+                    raw,
+                    raw,
+                    scores.mixed_B[i],
+                    info.num_tokens,
+                )
+            )
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_samples(path, samples)
+        return samples
+
+    def metrics(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """`eval/...` of a metrics row: means with 95% intervals over prompts, and the shares of answers with a question."""
+        out = _with_interval("eval/mixed", mean_interval(by_prompt((s.prompt_id, s.mixed) for s in samples).values()))
+        for name in samples[0].raw:
+            scored = [(s.prompt_id, raw) for s in samples if (raw := s.raw[name]) is not None]
+            if scored:
+                out |= _with_interval(f"eval/{name}", mean_interval(by_prompt(scored).values()))
+        complete = self.complete
+        for label, wanted in (("complete", True), ("incomplete", False)):
+            asked = [asks_question(s.response) for s in samples if complete[s.prompt_id] is wanted]
+            if asked:
+                out[f"eval/question_share_{label}"] = sum(asked) / len(asked)
+        return out
+
+
+def _with_interval(key: str, estimate: Estimate) -> Mapping[str, float]:
+    out = {key: estimate.mean}
+    if estimate.low is not None and estimate.high is not None:
+        out |= {f"{key}_low": estimate.low, f"{key}_high": estimate.high}
+    return out

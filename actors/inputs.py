@@ -1,0 +1,151 @@
+"""A PPO run's inputs, read and checked in the driver before anything starts: models, tokenizer, prompts, rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rayrl.config.ppo import PPOConfig
+from rayrl.data.chat import encode_prompts, end_token_ids, load_tokenizer
+from rayrl.data.prompts import ReadResult, check_rejected, read_prompts, write_rejected
+from rayrl.data.split import check_disjoint, choose, split_heldout
+from rayrl.errors import UserError
+from rayrl.models.builtin import resolve_model
+from rayrl.models.loading import check_same_shape, check_same_vocabulary, model_config, weights_hash
+from rayrl.types import Prompt, Rollout
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the actors are started with."""
+
+    policy_model: str
+    tokenizer_path: str
+    critic_model: str
+    critic_new_head: bool
+    reward_models: Mapping[str, str | None]
+    end_token_ids: tuple[int, ...]
+    pad_id: int
+    train: list[Prompt]
+    heldout: list[Prompt]
+    ptx_rows: list[Rollout]
+    rejected: ReadResult
+
+    def write_rejected(self, folder: Path) -> None:
+        """rejected.jsonl, where rows were refused."""
+        if self.rejected.rejected:
+            write_rejected(folder / "rejected.jsonl", self.rejected.rejected)
+
+
+def read_inputs(config: PPOConfig) -> Inputs:
+    """Raises UserError with one sentence for whatever can't be used."""
+    policy = resolve_model(config.policy.model)
+    window = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    shape = model_config(policy)
+    if window > shape.max_position_embeddings:
+        raise UserError(
+            f"rollout.max_prompt_tokens + max_new_tokens is {window}, more than the {shape.max_position_embeddings} positions of {policy}"
+        )
+    _check_reference(config, policy)
+    tokenizer = load_tokenizer(policy, config.policy.chat_template)
+    rewards = {entry.name: resolve_model(entry.model) if entry.model else None for entry in config.rewards}
+    for name, path in rewards.items():
+        if path is not None:
+            model_config(path)
+            check_same_vocabulary(policy, path, f"reward {name!r}")
+    critic, new_head = _critic(config, policy, rewards)
+    train, heldout, read = _prompts(config, tokenizer)
+    from transformers import GenerationConfig
+
+    generation = None
+    if (Path(policy) / "generation_config.json").exists():
+        generation = GenerationConfig.from_pretrained(policy)
+    ends = end_token_ids(tokenizer, generation)
+    return Inputs(
+        policy_model=policy,
+        tokenizer_path=policy,
+        critic_model=critic,
+        critic_new_head=new_head,
+        reward_models=rewards,
+        end_token_ids=ends,
+        pad_id=int(tokenizer.pad_token_id),
+        train=train,
+        heldout=heldout,
+        ptx_rows=_ptx_rows(config, tokenizer, ends),
+        rejected=read,
+    )
+
+
+def _check_reference(config: PPOConfig, policy: str) -> None:
+    if config.reference.model is None:
+        return
+    reference = resolve_model(config.reference.model)
+    check_same_shape(policy, reference, "reference")
+    if Path(policy).is_dir() and Path(reference).is_dir() and weights_hash(policy) != weights_hash(reference):
+        raise UserError(
+            f"reference.model {reference} holds other weights than policy.model {policy}: the KL penalty is measured from the policy's "
+            "own start (merge an SFT adapter first), so give both the same checkpoint"
+        )
+
+
+def _critic(config: PPOConfig, policy: str, rewards: Mapping[str, str | None]) -> tuple[str, bool]:
+    name = config.critic.model
+    if name == "policy":
+        return policy, True
+    if name.startswith("reward:"):
+        path = rewards[name.removeprefix("reward:")]
+        assert path is not None  # the config model has checked that it is a model reward
+        return path, False
+    path = resolve_model(name)
+    model_config(path)
+    check_same_vocabulary(policy, path, "the critic")
+    return path, False
+
+
+def _prompts(config: PPOConfig, tokenizer: Any) -> tuple[list[Prompt], list[Prompt], ReadResult]:
+    data, limit = config.data, config.rollout.max_prompt_tokens
+    prompts, read = encode_prompts(tokenizer, read_prompts(data.prompts), limit, data.system_prompt)
+    check_rejected(read, data.max_rejected_fraction)
+    rows = [prompt.row for prompt in prompts]
+    if data.heldout is None:
+        train_rows, heldout_rows = split_heldout(rows, data.heldout_fraction)
+        by_id = {prompt.row.id: prompt for prompt in prompts}
+        train = [by_id[row.id] for row in train_rows]
+        heldout = [by_id[row.id] for row in choose(heldout_rows, config.evaluation.num_prompts)]
+    else:
+        train = prompts
+        apart, held = encode_prompts(tokenizer, read_prompts(data.heldout), limit, data.system_prompt)
+        check_rejected(held, data.max_rejected_fraction)
+        check_disjoint(rows, held.rows)
+        chosen = {row.id for row in choose(held.rows, config.evaluation.num_prompts)}
+        heldout = [prompt for prompt in apart if prompt.row.id in chosen]
+    if not train or not heldout:
+        raise UserError(
+            f"{data.prompts} has {len(rows)} usable prompts, {len(train)} to train on and {len(heldout)} held out: both need at least one"
+        )
+    return train, heldout, read
+
+
+def _ptx_rows(config: PPOConfig, tokenizer: Any, ends: tuple[int, ...]) -> list[Rollout]:
+    """Prompt and reference answer in tokens, for the supervised term."""
+    if config.algorithm.ptx is None:
+        return []
+    prompts, read = encode_prompts(
+        tokenizer, read_prompts(config.algorithm.ptx.data), config.rollout.max_prompt_tokens, config.data.system_prompt
+    )
+    check_rejected(read, config.data.max_rejected_fraction)
+    rows = []
+    for prompt in prompts:
+        if prompt.row.reference is None:
+            continue
+        answer = tokenizer.encode(prompt.row.reference, add_special_tokens=False)[: config.rollout.max_new_tokens - 1]
+        ids = np.array([*answer, tokenizer.eos_token_id], dtype=np.int64)
+        rows.append(Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), prompt.row.reference, True, 0))
+    if not rows:
+        raise UserError(f"algorithm.ptx.data {config.algorithm.ptx.data}: no row has a reference answer")
+    del ends
+    return rows

@@ -1,0 +1,146 @@
+"""The policy actor: one rank of the policy group (rayrl/learners/policy.py does the work) and the sender of weights."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+
+from actors.worker import Worker, busy
+from cluster.health import wait_for
+from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
+from rayrl.learners.policy import PolicyLearner
+from rayrl.learners.ptx import PTXBatches
+from rayrl.models.deepspeed_engine import init_distributed
+from rayrl.types import Rollout
+
+
+class PolicyActor(Worker):
+    """One rank."""
+
+    @busy
+    def address(self) -> tuple[str, int]:
+        """Where the group's rank 0 can be reached: this node and a free port."""
+        return free_address()
+
+    @busy
+    def setup(
+        self,
+        rank: int,
+        world_size: int,
+        address: tuple[str, int],
+        collective_timeout_s: float,
+        config: PolicyConfig,
+        algorithm: AlgorithmConfig,
+        ptx_rows: Sequence[Rollout],
+        **learner: Any,
+    ) -> None:
+        """Joins the group and loads the model. `learner`: the other arguments of PolicyLearner."""
+        self._rank = rank
+        init_distributed(rank, world_size, *address, collective_timeout_s)
+        ptx_config: PTXConfig | None = algorithm.ptx
+        ptx = None
+        if ptx_config is not None:
+            ptx = PTXBatches(ptx_config, ptx_rows, learner["pad_id"], learner["seed"], rank, world_size)
+        self.learner = PolicyLearner(config, algorithm, ptx=ptx, **learner)
+
+    @busy
+    def prepare(self, *chunks: list[Rollout]) -> tuple[list[np.ndarray], list[np.ndarray] | None, dict[str, float]]:
+        """Old log-probabilities, the shared reference's or None, and sums for metrics (call with num_returns=3)."""
+        rollouts = list(itertools.chain.from_iterable(chunks))
+        view = self.learner.prepare(rollouts)
+        gaps = [np.abs(ours - r.engine_logprobs_T) for ours, r in zip(view.logprobs, rollouts, strict=True)]
+        stats = {
+            "gap_sum": float(sum(gap.sum() for gap in gaps)),
+            "gap_max": float(max(gap.max() for gap in gaps)),
+            "tokens": float(sum(len(gap) for gap in gaps)),
+            "entropy_sum": view.entropy_sum,
+        }
+        return view.logprobs, view.ref_logprobs, stats
+
+    @busy
+    def update(
+        self,
+        step: int,
+        scores: Sequence[float],
+        kl_coef: float,
+        ref_logprobs: list[np.ndarray],
+        values: list[np.ndarray] | None,
+    ) -> dict[str, float]:
+        """The PPO epochs over the prepared shard."""
+        metrics = self.learner.update(step, scores, kl_coef, ref_logprobs, values)
+        self.learner.release()
+        return metrics
+
+    @busy
+    def push(
+        self,
+        engines: Sequence[Any],
+        engine_names: Sequence[str],
+        version: int,
+        bucket_bytes: int,
+        timeout_s: float,
+        what: str,
+    ) -> int:
+        """Sends the trained weights to `engines` (rank 0; the other ranks pass none and only gather). Bytes sent."""
+        sent = 0
+
+        def on_all(method: str, *args: Any) -> None:
+            refs = [getattr(engine, method).remote(*args) for engine in engines]
+            wait_for(refs, timeout_s, f"{what}, {method}", engine_names)
+
+        on_all("begin_update")
+        for bucket in self.learner.buckets(only_trained=True, bucket_bytes=bucket_bytes, sender=self._rank == 0):
+            sent += bucket.data.nbytes
+            on_all("load_bucket", ray.put(bucket))
+        on_all("finish_update", version)
+        return sent
+
+    @busy
+    def open_device_transfer(
+        self, backend: str, engines: Sequence[Any], names: Sequence[str], world: int, timeout_s: float
+    ) -> None:
+        """Opens vLLM's nccl or ipc session (GPUs only)."""
+        from actors.device_transfer import DeviceTransfer
+
+        self._device_transfer = DeviceTransfer(backend, self.learner, self._rank, engines, names, world, timeout_s)
+
+    @busy
+    def push_on_device(self, version: int) -> int:
+        """`push` through the session that `open_device_transfer` opened."""
+        return self._device_transfer.send(version)
+
+    @busy
+    def save(self, folder: Path) -> None:
+        """Model and trainer state into a checkpoint folder (all ranks)."""
+        self.learner.train.save(folder / "policy_state")
+        self.learner.save_model(folder / "policy", sender=self._rank == 0)
+
+    @busy
+    def load(self, folder: Path) -> None:
+        """Restores what `save` wrote (all ranks)."""
+        self.learner.train.load(folder / "policy_state")
+
+    @busy
+    def offload(self) -> None:
+        """Moves optimizer state off the device."""
+        self.learner.train.offload()
+
+    @busy
+    def reload(self) -> None:
+        """Brings it back."""
+        self.learner.train.reload()
+
+
+def free_address() -> tuple[str, int]:
+    """This node's address and a port that is free now."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port: int = probe.getsockname()[1]
+    return ray.util.get_node_ip_address(), port

@@ -1,0 +1,198 @@
+"""The PPO stage: checks the input, starts the actors, runs the coordinator, writes summary and report.
+
+Everything that can be wrong with the input is looked at before Ray starts. Whatever happens afterwards, actors and
+bundles are gone when `main` returns.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from actors.coordinator import Coordinator, Roles
+from actors.critic import CriticActor
+from actors.evaluation import HeldOut
+from actors.generation import Generation
+from actors.group import Group
+from actors.inputs import Inputs, read_inputs
+from actors.policy import PolicyActor
+from actors.reference import ReferenceActor
+from actors.resume import check_same_run
+from actors.reward import RewardActor
+from actors.rollout import RolloutActor
+from actors.scoring import Scoring
+from actors.weights import WeightSync, transfer_backend
+from cluster.placement import Placement
+from cluster.session import connect
+from rayrl.algorithms.kl import make_controller
+from rayrl.config.load import dump, load
+from rayrl.config.ppo import PPOConfig
+from rayrl.errors import UserError
+from rayrl.evaluation.report import write_report
+from rayrl.evaluation.summary import build_summary, summary_table, write_summary
+from rayrl.learners.shard import accumulation_steps
+from rayrl.placement import has_own_reference, reward_role, role_specs
+from rayrl.rewards.mixture import Mixture
+from rayrl.rewards.questions import asks_question
+from rayrl.tracking.checkpoints import CheckpointStore, link
+from rayrl.tracking.progress import Progress
+from rayrl.tracking.rows import read_rows
+from rayrl.tracking.run_log import RunLog
+
+logger = logging.getLogger(__name__)
+
+
+def main(config_path: str) -> None:
+    """Runs or resumes the run that the resolved configuration describes. Raises UserError for bad input."""
+    config = load(config_path, [])
+    folder = Path(config.output_dir).absolute()
+    check_same_run(config, folder)
+    store = CheckpointStore(folder, config.checkpoint.keep_last, config.checkpoint.keep_best)
+    latest = store.latest()
+    console = Console()
+    if latest is not None and latest[0] >= config.steps:
+        console.print(f"{folder} is done: {latest[0]} of {config.steps} steps; nothing to train")
+        _finish(config, folder, latest[1], console)
+        return
+    inputs = read_inputs(config)
+    with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb):
+        placement = Placement.create(role_specs(config), config.cluster.start_timeout_s)
+        try:
+            _run(config, folder, inputs, placement, store, console)
+        finally:
+            placement.remove()
+    final = store.latest()
+    assert final is not None
+    _finish(config, folder, final[1], console)
+
+
+def _run(
+    config: PPOConfig, folder: Path, inputs: Inputs, placement: Placement, store: CheckpointStore, console: Console
+) -> None:
+    latest = store.latest()
+    first_step = latest[0] if latest else 0
+    with Progress(config.steps, first_step=first_step, enabled=config.logging.progress, console=console) as progress:
+        with progress.phase("start actors"):
+            roles = _start(config, inputs, placement)
+        _begin_folder(config, folder, inputs)
+        generation = Generation(roles.rollout, config.policy.ranks, config.cluster.step_timeout_s)
+        scoring = Scoring(config.rewards, roles.rewards, Mixture(config.rewards, config.mixture))
+        sync = WeightSync(
+            roles.policy, roles.rollout, config.sync, transfer_backend(config), config.cluster.step_timeout_s
+        )
+        heldout = HeldOut(inputs.heldout, config.evaluation, generation, scoring, folder, config.seed)
+        settings = config.model_dump(mode="json")
+        with RunLog(folder, config.logging, resume_step=first_step, settings=settings, console=progress.console) as log:
+            coordinator = Coordinator(
+                config,
+                inputs.train,
+                roles,
+                generation,
+                scoring,
+                sync,
+                heldout,
+                make_controller(config.algorithm.kl),
+                log,
+                progress,
+                store,
+                first_step,
+            )
+            with progress.phase("sync"):
+                if latest is not None:
+                    logger.info("resuming after step %d from %s", first_step, latest[1])
+                    coordinator.load(latest[1])
+                sync.open(config.rollout.engines * config.rollout.tensor_parallel)
+                sync.push(first_step, "first weight sync")
+            metrics = coordinator.run()
+    before, after = heldout.run(0), heldout.run(config.steps)
+    kl = {key: value for key, value in metrics.items() if key.startswith("kl/")}
+    summary = build_summary(before, after, asks_question=asks_question, complete=heldout.complete, kl=kl)
+    write_summary(folder / "summary.json", summary)
+
+
+def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> Roles:
+    """Starts all actors at one time and waits until each has loaded."""
+    algorithm, cluster = config.algorithm, config.cluster
+    rows_per_rank = config.sequences_per_step // config.policy.ranks
+    learner = {
+        "pad_id": inputs.pad_id,
+        "rows_per_rank": rows_per_rank,
+        "steps": config.steps,
+        "seed": config.seed,
+        "max_new_tokens": config.rollout.max_new_tokens,
+    }
+    policy = Group.start(PolicyActor, "policy", placement, config.policy.ranks)
+    rollout = Group.start(RolloutActor, "rollout", placement, config.rollout.engines)
+    critic = Group.start(CriticActor, "critic", placement, config.critic.ranks) if config.uses_critic else None
+    reference = None
+    if has_own_reference(config):
+        reference = Group.start(ReferenceActor, "reference", placement, config.reference.workers)
+    rewards = [Group.start(RewardActor, reward_role(entry.name), placement, entry.workers) for entry in config.rewards]
+    roles = Roles(policy, critic, reference, rollout, rewards)
+    pending: list[tuple[Group, list[Any]]] = []
+    policy_config = config.policy.model_copy(update={"model": inputs.policy_model})
+    pending.append(
+        (
+            policy,
+            _setup_ranks(
+                policy, cluster.collective_timeout_s, policy_config, algorithm, inputs.ptx_rows,
+                temperature=config.rollout.temperature, **learner,
+            ),
+        )
+    )  # fmt: skip
+    if critic is not None:
+        critic_arguments = {**learner, "model_path": inputs.critic_model, "new_head": inputs.critic_new_head}
+        ranks = _setup_ranks(critic, cluster.collective_timeout_s, config.critic, algorithm, **critic_arguments)
+        pending.append((critic, ranks))
+    if reference is not None:
+        micro = accumulation_steps(rows_per_rank, algorithm.minibatches, config.policy.micro_batch_size)
+        arguments = (inputs.policy_model, config.policy.dtype, config.rollout.temperature, inputs.pad_id)
+        pending.append((reference, reference.call("setup", *arguments, micro * algorithm.minibatches)))
+    for entry, group in zip(config.rewards, rewards, strict=True):
+        pending.append((group, group.call("setup", entry, inputs.reward_models[entry.name], inputs.pad_id)))
+    engine = (inputs.policy_model, inputs.tokenizer_path, config.rollout, inputs.end_token_ids, inputs.pad_id)
+    pending.append((rollout, rollout.call("setup", *engine, transfer_backend(config))))
+    deadline = time.monotonic() + cluster.start_timeout_s
+    for group, refs in pending:
+        answers = group.wait(refs, max(1.0, deadline - time.monotonic()), "start")
+        if group is rollout:
+            logger.info("rollout: %s engine(s) of %s", len(group), answers[0]["engine"])
+    return roles
+
+
+def _setup_ranks(group: Group, collective_timeout_s: float, *args: Any, **kwargs: Any) -> list[Any]:
+    """Starts `setup` on every rank; rank 0's address is where they meet."""
+    address = group.handles[0].address.remote()
+    return [
+        handle.setup.remote(rank, len(group), address, collective_timeout_s, *args, **kwargs)
+        for rank, handle in enumerate(group.handles)
+    ]
+
+
+def _begin_folder(config: PPOConfig, folder: Path, inputs: Inputs) -> None:
+    """Actors are up: from here on the run leaves files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / "config.yaml.new"
+    beside.write_text(dump(config), encoding="utf-8")
+    os.replace(beside, folder / "config.yaml")
+    inputs.write_rejected(folder)
+
+
+def _finish(config: PPOConfig, folder: Path, checkpoint: Path, console: Console) -> None:
+    """Links to the trained policy, the report, the table."""
+    import json
+
+    link(folder, "policy", checkpoint / "policy")
+    report = write_report(folder)
+    summary_path = folder / "summary.json"
+    if not summary_path.exists():
+        raise UserError(f"{folder} has its last checkpoint but no summary.json: remove that checkpoint and run again")
+    console.print(summary_table(json.loads(summary_path.read_text(encoding="utf-8"))))
+    rows = read_rows(folder / "metrics.jsonl")
+    console.print(f"steps {len(rows)}   policy {folder / 'policy'}")
+    console.print(f"report {report}")

@@ -1,0 +1,47 @@
+"""The reward actor: one source of the mixture, whatever its kind. Sources score; the mixture is the coordinator's."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+from actors.worker import Worker, busy
+from rayrl.config.ppo import RewardEntry
+from rayrl.errors import UserError
+from rayrl.types import Rollout, SourceScores
+
+
+class RewardActor(Worker):
+    """One worker of one source."""
+
+    @busy
+    def setup(self, entry: RewardEntry, model_path: str | None, pad_id: int) -> None:
+        """Loads the source; `model_path` is the resolved path of a reward model."""
+        self._score = _scorer(entry, model_path, pad_id)
+
+    @busy
+    def score(self, *chunks: list[Rollout]) -> SourceScores:
+        """Raw scores in order; failures by sample with their reasons."""
+        return self._score(list(itertools.chain.from_iterable(chunks)))
+
+
+def _scorer(entry: RewardEntry, model_path: str | None, pad_id: int) -> Callable[[Sequence[Rollout]], SourceScores]:
+    if entry.kind == "model":
+        from rayrl.models.scorer import RewardModel
+
+        assert model_path is not None
+        model = RewardModel(model_path, "auto", pad_id, entry.batch_size)
+        return lambda rollouts: SourceScores(entry.name, model.score(rollouts))
+    from rayrl.rewards.function import load_function, score_batch
+    from rayrl.rewards.rules import make_rule
+
+    try:
+        if entry.kind == "rule":
+            assert entry.rule is not None
+            scorer = make_rule(entry.rule, entry.options)
+        else:
+            assert entry.path is not None
+            scorer = load_function(entry.path, entry.options)
+    except ValueError as error:
+        raise UserError(f"reward {entry.name!r}: {error}") from error
+    return lambda rollouts: score_batch(entry.name, scorer, rollouts)

@@ -1,0 +1,52 @@
+"""Reward sources as actors, and their mixture: rollout references in, one score a rollout out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from actors.group import Group
+from cluster.health import wait_for
+from rayrl.config.ppo import RewardEntry
+from rayrl.rewards.mixture import Mixture
+from rayrl.types import MixedScores, SourceScores
+
+
+class Scoring:
+    """All sources of a run. `start` sends the work out; `finish` waits and mixes."""
+
+    def __init__(self, entries: Sequence[RewardEntry], groups: Sequence[Group], mixture: Mixture) -> None:
+        self._entries, self.groups, self.mixture = list(entries), list(groups), mixture
+
+    def start(self, chunks: Sequence[ray.ObjectRef]) -> list[list[tuple[str, ray.ObjectRef]]]:
+        """(worker, answer) of every chunk, a list a source; the workers of a source take chunks in turn."""
+        started: list[list[tuple[str, Any]]] = []
+        for group in self.groups:
+            workers = [i % len(group) for i in range(len(chunks))]
+            started.append(
+                [
+                    (group.names[w], group.handles[w].score.remote(chunk))
+                    for w, chunk in zip(workers, chunks, strict=True)
+                ]
+            )
+        return started
+
+    def finish(self, started: list[list[tuple[str, ray.ObjectRef]]], what: str, normalise: bool = True) -> MixedScores:
+        """Mixed scores in the order of the chunks. A source that fails stops the run or is omitted, as its entry says."""
+        sources = []
+        for entry, answers in zip(self._entries, started, strict=True):
+            names = [name for name, _ in answers]
+            parts = wait_for([ref for _, ref in answers], entry.timeout_s, f"{what}, reward {entry.name}", names)
+            sources.append(_join(entry.name, parts))
+        return self.mixture.mix(sources, normalise=normalise)
+
+
+def _join(name: str, parts: Sequence[SourceScores]) -> SourceScores:
+    raw: list[float | None] = []
+    failures: dict[int, str] = {}
+    for part in parts:
+        failures |= {len(raw) + index: reason for index, reason in part.failures.items()}
+        raw += part.raw_B
+    return SourceScores(name, raw, failures)

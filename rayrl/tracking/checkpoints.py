@@ -1,0 +1,88 @@
+"""Checkpoints of a run on disk: written beside the old one, published by rename, pruned.
+
+    checkpoints/step-000010/   policy/ critic/   Hugging Face format
+                               policy_state/ critic_state/   what the trainers need to go on
+                               state.json   everything else the next step depends on
+
+A folder with the final name is whole. A `.partial` one is what a killed run left; it is removed by the next.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+PARTIAL = ".partial"
+
+
+class CheckpointStore:
+    """The checkpoints below one run's folder."""
+
+    def __init__(self, folder: Path, keep_last: int, keep_best: bool) -> None:
+        self._folder = folder / "checkpoints"
+        self._keep_last, self._keep_best = keep_last, keep_best
+
+    def latest(self) -> tuple[int, Path] | None:
+        """(step, folder) of the newest whole checkpoint."""
+        steps = self._steps()
+        return (max(steps), steps[max(steps)]) if steps else None
+
+    def begin(self, step: int) -> Path:
+        """An empty folder to write the checkpoint of `step` into; leftovers of killed runs are removed."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self._folder.glob(f"*{PARTIAL}"):
+            shutil.rmtree(leftover)
+        path = self._folder / f"step-{step:06d}{PARTIAL}"
+        path.mkdir()
+        return path
+
+    def publish(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Adds state.json, gives the folder its final name, prunes older ones. `state["best_step"]` may name the best."""
+        partial = self._folder / f"step-{step:06d}{PARTIAL}"
+        with (partial / "state.json").open("w", encoding="utf-8") as file:
+            json.dump(state, file, indent=1, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        final = self._folder / f"step-{step:06d}"
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(partial, final)
+        self._prune(state["best_step"])
+        return final
+
+    def read_state(self, path: Path) -> dict[str, Any]:
+        """The state.json of a checkpoint."""
+        state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
+        return state
+
+    def _steps(self) -> dict[int, Path]:
+        found = {}
+        for path in self._folder.glob("step-*"):
+            number = path.name.removeprefix("step-")
+            if number.isdecimal() and (path / "state.json").is_file():
+                found[int(number)] = path
+        return found
+
+    def _prune(self, best_step: int | None) -> None:
+        steps = self._steps()
+        kept = set(sorted(steps)[-self._keep_last :])
+        if self._keep_best and best_step is not None:
+            kept.add(best_step)
+        for step, path in steps.items():
+            if step not in kept:
+                # Renamed first, so that a kill in the middle leaves no half of a checkpoint under its final name.
+                doomed = path.with_name(path.name + PARTIAL)
+                os.rename(path, doomed)
+                shutil.rmtree(doomed)
+
+
+def link(folder: Path, name: str, target: Path) -> None:
+    """Points `folder/name` to `target` by a relative symbolic link, replaced at once."""
+    temporary = folder / f".{name}.new"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(target, folder))
+    os.replace(temporary, folder / name)
