@@ -24,6 +24,7 @@ EN_ABOUT_SYMPTOM = re.compile(
     rf"|do|does|is|are|was|has) {_THING}\b"
     rf"|^(?:does|did|do) \w+(?: \w+)? (?:make|ease|relieve|worsen|bring) {_THING}\b"
     rf"|(?:^|[,;:] ?|\b(?:and|or|so|also|then) )(?:{_BE}|does|did|has|have|do|had) {_THING}\b|^any\b"
+    rf"|\bwhat (?:set|brought|triggered|caused|started) {_THING}\b|\bwhat (?:is|are|was|does) {_THING}\b.* like\b"
     rf"|\b(?:what|which)\b.{{0,20}}\b(?:makes|brings|triggers|eases|relieves|worsens|helps) {_THING}\b"
 )
 EN_FIRST_PERSON = re.compile(r"\b(?:i|i'm|i've|i'd|i'll|me|my|mine|myself)\b")
@@ -41,8 +42,9 @@ EN_NOT_ABOUT_THE_CASE = re.compile(
             r"\bdo you (?:want|understand|agree|know that)\b|\bdo you need (?:help|more|any|a|an|some|to)\b",
             r"\b(?:what|when|where|why|which|who)\b(?: \w+){0,3} (?:can|should|could|must) (?:you"
             r"|i|we|one)\b(?! tell| describe| say)",
-            r"\bhow (?:can|should|could|must|do|would) (?:you|i|we|one)\b(?! feel| sleep"
-            r"| rate| describe| take| get on| cope)",
+            r"\bhow (?:can|should|could|must) (?:you|i|we|one)\b",
+            r"\bhow (?:do|would) (?:you|i|we|one) (?:know|get|treat|prevent|avoid|stop|deal|make|tell|find|manage"
+            r"|reduce|relieve|cure|use)\b",
             r"\byou should\b|\bshould you\b|\bwhat happens if\b|\bwhat causes\b|\bwhy (?:not|don't you)\b",
             r"\bwhat(?: is| are|'s) (?:the |some |a |an )?(?:best|most|common|possible"
             r"|symptoms?|signs?|causes?|treatments?|ways?|steps?"
@@ -60,9 +62,9 @@ ZH_INTERROGATIVE = re.compile(
     r"|有无|何时|谁|能否|可否|(.)[不没]\1|是不是|会不会|能不能"
 )
 ZH_ABOUT_PATIENT = re.compile(
-    r"您|你|孩子|宝宝|老人|多久|多长时间|几[天周月年次岁个]|什么时候|何时|哪里"
-    r"|哪[个一]|部位|有没有|是否|有无|多大|多少度|体温|疼|痛|症状"
-    r"|过敏|吃过|用过|服用|伴有"
+    r"您|你|孩子|宝宝|老人|多久|多长时间|几[天周月年次岁个]|什么时候|何时|哪里|哪[个一]|部位|有没有|是否|有无|多大|多少度"
+    r"|体温|疼|痛|症状|过敏|吃过|用过|服用|伴有|平时|最近|现在|目前|之前|以前|当时|上次|每次|每天|具体|什么情况|发作"
+    r"|严重|情绪|睡眠|胃口|体重|身高|月经|小便|大便|喝水|喝进|能喝|受伤|是什么引起|分泌物|末次"
 )
 ZH_DOCTOR_SPEAKS = re.compile(
     r"[告诉跟和对同向]{1,2}我(?:说|讲|描述)?|我(?:想|需要|还想|还需要)(?:再)?(?:了解|知道|问|确认)|让我|我问"
@@ -100,7 +102,7 @@ ITEMS: dict[str, re.Pattern[str]] = {
     "age": _item(r"how old|age\b|your age|date of birth", r"多大|几岁|年龄|岁数|年纪|几个月大"),
     "medication": _item(
         r"medicines?|medications?|tablets?|drugs?|pills?|taking|prescri|inhaler|supplement"
-        r"|painkiller",
+        r"|painkiller|blood thinner|aspirin|spray",
         r"药|服用|用药",
     ),
     "allergies": _item(r"allerg|reacted|reaction", r"过敏"),
@@ -130,7 +132,7 @@ ITEMS: dict[str, re.Pattern[str]] = {
     "bleeding": _item(r"bleed|blood|black stool", r"出血|流血|便血|血|黑便"),
     "urination": _item(r"urin|pee|passing water|burn|toilet", r"小便|排尿|尿"),
     "bowel": _item(r"bowel|stool|poo|diarrh|constipat|toilet", r"大便|排便|腹泻|便秘"),
-    "fluids": _item(r"drink|fluid|wet nappies|nappies|diapers|water|dehydrat", r"喝水|饮水|进水|尿布|尿量|补水"),
+    "fluids": _item(r"drink|fluid|wet nappies|nappies|diapers|water|dehydrat", r"喝水|多少水|饮水|进水|尿布|尿量|补水"),
     "diet": _item(r"eat|diet|food|meal|drink|appetite|coffee|feed", r"饮食|吃|食物|胃口|饭|喝"),
     "weight": _item(r"weigh|lost weight|weight loss", r"体重|瘦"),
     "sleep": _item(r"sleep|bed|wake|hours|night|snor", r"睡|入睡|醒|打鼾"),
