@@ -3,8 +3,8 @@
     python scripts/build_consultations.py [--output DIR]
 
 For each condition four complete prompts (the patient tells all that a doctor must know for it, with age, health and
-mostly allergies; the reference advises and asks nothing) and four that lack two or three items (`missing_info`
-lists which; the reference asks for exactly those). One of each four is a conversation of two turns. Greetings, closings,
+mostly allergies; the reference advises and asks nothing) and four that lack two or three items (`missing_info` lists
+which; the reference asks for exactly those). One of each four is a conversation of two turns. Greetings, closings,
 background and small talk come from the same lists on both sides, so no phrase alone tells the sides apart. A row:
 
     {"id": "en-0001", "messages": [...], "reference": "...", "fields": {department, condition, language, missing_info}}

@@ -15,12 +15,12 @@ import re
 from collections.abc import Sequence
 
 from rayrl.rewards import question_patterns as patterns
-from rayrl.rewards.text import is_chinese, ngram_counts, sentences, units
+from rayrl.rewards.text import CLOSERS, is_chinese, ngram_counts, sentences, units
 from rayrl.types import PromptRow
 
-_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|「[^」\n]*」|^\s*>.*$", re.MULTILINE)
+_QUOTED = re.compile(r"\"[^\"\n]*\"|“[^”\n]*”|「[^」\n]*」|^[ \t]*>.*$", re.MULTILINE)
 _PATIENT_LINE = re.compile(r"^\W*(?:user|patient|human|用户|病人|患者)\W*[:：]", re.IGNORECASE)
-_OPENING = re.compile(r"^(?:[\W\d]*|\W*(?:doctor|assistant|医生)\s*[:：]\s*)", re.IGNORECASE)
+_OPENING = re.compile(r"^[\W\d]*(?:(?:doctor|assistant|医生)\W{0,3}[:：]\W*)?", re.IGNORECASE)
 _ECHO_SHARE = 0.6
 
 
@@ -88,7 +88,8 @@ def _missing_info(prompt: PromptRow) -> list[str]:
 
 def _question_sentences(text: str) -> list[str]:
     spoken = [line for line in _QUOTED.sub(" ", text).split("\n") if not _PATIENT_LINE.match(line)]
-    return [s for s in sentences("\n".join(spoken)) if re.search(r"[?？][\W_]*$|吗[。！]?$", s)]
+    marks = ("?", "？", "吗", "吗。")
+    return [s for s in sentences("\n".join(spoken)) if s.rstrip(CLOSERS + "!！").endswith(marks)]
 
 
 def _is_put_to_patient(sentence: str) -> bool:

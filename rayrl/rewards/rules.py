@@ -17,18 +17,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rayrl.rewards.questions import clarifying_question
-from rayrl.rewards.text import is_chinese, ngram_counts, script_counts, sentences, units
+from rayrl.rewards.text import CLOSERS, is_chinese, ngram_counts, script_counts, sentences, units
 from rayrl.types import PromptRow
 
 Rule = Callable[[PromptRow, str], float]
 
-_SENTENCE_MARK = re.compile(r"[.!?。！？][\"'”’」』）)\]*_`]*$")
-_CUT_SHORT = re.compile(r"(?:\.\.+|…|^\W*\d+\.)\W*$", re.MULTILINE)
 _TEMPLATE_MARKUP = re.compile(
     r"<\|.*?\|>|</?s>|\[/?INST\]|<</?SYS>>|</?(?:think|user|assistant|system)>|^#+ ?(?:Response|Instruction)\b", re.M
 )
 _ROLE_PREFIX = re.compile(
-    r"^\W*(?:user|assistant|system|patient|doctor|human|ai|bot|用户|助手|病人|患者|医生|问|答)\W{0,3}[:：]",
+    r"^[^\w\n]*(?:user|assistant|system|patient|doctor|human|ai|bot|用户|助手|病人|患者|医生|问|答)\W{0,3}[:：]",
     re.IGNORECASE | re.MULTILINE,
 )
 _PARAGRAPH_UNITS = 150
@@ -57,9 +55,14 @@ def presentation(prompt: PromptRow, response: str) -> float:
     if not units(response):
         return 0.0
     text = response.strip()
-    ended = bool(_SENTENCE_MARK.search(text)) and not _CUT_SHORT.search(text.splitlines()[-1])
     clean = not _TEMPLATE_MARKUP.search(text) and not _ROLE_PREFIX.search(text)
-    score = 0.4 * ended + 0.2 * clean + 0.15 * _capital_share(text) + 0.15 * _is_closed(text) + 0.1 * _is_laid_out(text)
+    score = (
+        0.4 * _is_ended(text)
+        + 0.2 * clean
+        + 0.15 * _capital_share(text)
+        + 0.15 * _is_closed(text)
+        + 0.1 * _is_laid_out(text)
+    )
     return min(1.0, score)
 
 
@@ -175,11 +178,18 @@ def _capital_share(text: str) -> float:
     return sum(not first.islower() for first in firsts) / len(firsts)
 
 
+def _is_ended(text: str) -> bool:
+    last = text.splitlines()[-1].rstrip(CLOSERS)
+    opens_item = re.fullmatch(r"\W{0,9}(?:\d{1,3}|[A-Za-z])\.", last)  # cut after "3."
+    trailing_off = last.endswith(("..", "…", "。。")) or opens_item
+    return last.endswith((".", "!", "?", "。", "！", "？")) and not trailing_off
+
+
 def _is_closed(text: str) -> bool:
     fences, rest = text.count("```"), text.replace("```", "")
     paired = all(rest.count(mark) % 2 == 0 for mark in ("**", "`", '"'))
     nested = all(rest.count(left) == rest.count(right) for left, right in ("“”", "[]", "「」"))
-    listed = re.sub(r"^\s*\w{1,2}\)", "", rest, flags=re.MULTILINE)  # "1)" and "a)" open a list
+    listed = re.sub(r"^[ \t]*\w{1,2}\)", "", rest, flags=re.MULTILINE)  # "1)" and "a)" open a list
     return (
         fences % 2 == 0
         and paired
