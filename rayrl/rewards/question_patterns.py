@@ -45,14 +45,16 @@ EN_NOT_ABOUT_THE_CASE = re.compile(
             r"\bhow (?:can|should|could|must) (?:you|i|we|one)\b",
             r"\bhow (?:do|would) (?:you|i|we|one) (?:know|get|treat|prevent|avoid|stop|deal|make|tell|find|manage"
             r"|reduce|relieve|cure|use)\b",
-            r"\byou should\b|\bshould you\b|\bwhat happens if\b|\bwhat causes\b|\bwhy (?:not\b|don't you(?! tell| describe))",
+            r"\byou should\b|\bshould you\b|\bwhat happens if\b|\bwhat causes\b",
+            r"\bwhy (?:not\b|don't you(?! tell| describe))",
             r"\bwhat(?: is| are|'s) (?:the |some |a |an )?(?:best|most|common|possible"
             r"|symptoms?|signs?|causes?|treatments?|ways?|steps?"
             r"|risks?|side effects?|benefits?|difference|meaning)\b",
             r"\bhave you (?:ever )?(?:considered|thought (?:about|of))\b",
             r"\b(?:do|does|did) (?:this|that|it|these) (?:make sense|help you|sound|answer"
             r"|work for)\b|\bmake sense\b",
-            r", (?:\w+n't (?:you|it|that|they|he|she|we)(?: know| think| agree)?|is it not)\?|\bwhat do you (?:say|think)\?",
+            r", (?:\w+n't (?:you|it|that|they|he|she|we)(?: know| think| agree)?|is it not)\?",
+            r"\bwhat do you (?:say|think)\?",
             r"\bis it (?:possible|normal|safe|ok|okay|true|serious|dangerous|contagious|an?|the)\b",
         ]
     )
