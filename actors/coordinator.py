@@ -8,6 +8,7 @@ later step depends on is in `state_dict` and in the actors' own checkpoints, and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from cluster.health import wait_for
 from rayrl.algorithms.kl import KLController
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.order import PromptOrder
+from rayrl.errors import RunError
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
 from rayrl.tracking.run_log import RunLog
@@ -117,7 +119,7 @@ class Coordinator:
             self._colocated("sleep", "reload")
         stale = {info.weight_version for info in batch.infos} - {step}
         if stale:
-            raise RuntimeError(f"step {step}: answers carry weight versions {sorted(stale)}; a sync was lost")
+            raise RunError(f"step {step}: answers carry weight versions {sorted(stale)}; a sync was lost")
         return batch
 
     def _colocated(self, engines: str, trainers: str) -> None:
@@ -167,6 +169,7 @@ class Coordinator:
                 names += roles.critic.names
             answers = wait_for(refs, self.config.cluster.step_timeout_s, f"step {step}, update", names)
         metrics = {"kl/coef": coef, **answers[0], **(answers[ranks] if roles.critic else {})}
+        _require_finite(step, metrics)
         self._kl.update(metrics["kl/mean_per_sequence"], len(final))
         return metrics
 
@@ -179,7 +182,6 @@ class Coordinator:
         lengths = [info.num_tokens for info in batch.infos]
         tokens = sum(stat["tokens"] for stat in stats)
         gap = sum(stat["gap_sum"] for stat in stats) / tokens
-        self._sync.check(step, self._first_step, gap)
         metrics = {
             "score/mixed": _mean(scores.mixed_B),
             "length/mean": _mean(lengths),
@@ -197,6 +199,8 @@ class Coordinator:
             if given:
                 metrics |= {f"score/{name}": _mean(given), f"score_normalised/{name}": _mean(normalised)}
             metrics[f"omitted/{name}"] = float(scores.omitted[name])
+        _require_finite(step, metrics)
+        self._sync.check(step, self._first_step, gap)
         return metrics
 
     def _samples(self, step: int, batch: Batch, scores: MixedScores) -> list[Sample]:
@@ -295,6 +299,16 @@ class Coordinator:
         self._scoring.mixture.load_state_dict(state["mixture"])
         if state["best_step"] is not None:
             self._best = (state["best_step"], state["best_score"])
+
+
+def _require_finite(step: int, metrics: Mapping[str, float]) -> None:
+    """Stops before weights that such numbers come from reach an engine or a checkpoint."""
+    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
+    if bad:
+        raise RunError(
+            f"step {step}: {', '.join(bad[:4])}: training has diverged; start again in another output_dir "
+            "with lower learning rates (policy.optimizer.lr, critic.optimizer.lr) or bounded scores (mixture.clip)"
+        )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -10,7 +10,7 @@ import ray
 from actors.group import Group
 from cluster.health import wait_for
 from rayrl.config.ppo import RewardEntry
-from rayrl.rewards.mixture import Mixture
+from rayrl.rewards.mixture import Mixture, RewardFailure
 from rayrl.types import MixedScores, SourceScores
 
 
@@ -40,7 +40,10 @@ class Scoring:
             names = [name for name, _ in answers]
             parts = wait_for([ref for _, ref in answers], entry.timeout_s, f"{what}, reward {entry.name}", names)
             sources.append(_join(entry.name, parts))
-        return self.mixture.mix(sources, normalise=normalise)
+        try:
+            return self.mixture.mix(sources, normalise=normalise)
+        except RewardFailure as error:
+            raise RewardFailure(f"{what}: {error}") from error
 
 
 def _join(name: str, parts: Sequence[SourceScores]) -> SourceScores:

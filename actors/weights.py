@@ -10,7 +10,7 @@ from __future__ import annotations
 from actors.group import Group
 from cluster.health import wait_for
 from rayrl.config.ppo import PPOConfig, SyncConfig
-from rayrl.errors import UserError
+from rayrl.errors import RunError
 
 
 def transfer_backend(config: PPOConfig) -> str:
@@ -56,7 +56,7 @@ class WeightSync:
         if step != first_step and step % self._config.check_every:
             return
         if not gap <= self._config.max_logprob_gap:
-            raise UserError(
+            raise RunError(
                 f"step {step}: engine and trainer log-probabilities of the same tokens differ by {gap:.4f} nats on average, "
                 f"more than sync.max_logprob_gap ({self._config.max_logprob_gap:g}): the engine's weights aren't the trainer's "
                 "(or their dtypes differ too much)"

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from cluster import jobs
 from cluster.errors import CannotConnect, ClusterError, DoesNotFit
-from rayrl.errors import UserError
+from rayrl.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from rayrl.config.ppo import PPOConfig
@@ -34,13 +34,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.handler(args)
     except (UserError, DoesNotFit, CannotConnect) as error:
         return _fail(str(error), 2)
-    except ClusterError as error:
+    except (ClusterError, RunError) as error:
         return _fail(str(error), 1)
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes the run", 130)
     except Exception as error:
         first_line = next(iter(str(error).strip().splitlines()), "")
-        return _fail(f"{type(error).__name__}: {first_line} (set {DEBUG_VARIABLE}=1 to see where)", 1)
+        raised_in = "".join(f", {note}" for note in getattr(error, "__notes__", []))
+        return _fail(f"{type(error).__name__}: {first_line}{raised_in} (set {DEBUG_VARIABLE}=1 to see where)", 1)
     return 0
 
 

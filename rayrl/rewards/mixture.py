@@ -15,12 +15,13 @@ from typing import Any
 
 from rayrl.algorithms.score_normalise import make_normaliser
 from rayrl.config.ppo import MixtureConfig, RewardEntry
+from rayrl.errors import RunError
 from rayrl.types import MixedScores, SourceScores
 
 Column = Sequence[float | None]
 
 
-class RewardFailure(RuntimeError):
+class RewardFailure(RunError):
     """A reward source failed where the config says that this stops the run."""
 
 
