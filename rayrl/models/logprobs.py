@@ -51,8 +51,8 @@ class _SelectedLogprobs(torch.autograd.Function):
         grad_hidden_ND = torch.empty_like(hidden_ND)
         grad_weight_VD = torch.zeros_like(weight_VD, dtype=torch.float32) if needs_weight else None
         grad_bias_V = torch.zeros_like(bias_V, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for rows in torch.arange(len(ids_N), device=ids_N.device).split(ROWS_AT_ONCE):
-            a, b = int(rows[0]), int(rows[-1]) + 1
+        for a in range(0, len(ids_N), ROWS_AT_ONCE):
+            b = min(a + ROWS_AT_ONCE, len(ids_N))
             logits = _scaled_logits(hidden_ND[a:b], weight_VD, bias_V, ctx.temperature)
             grad_lp = grad_logprob_N[a:b, None]
             if ctx.with_entropy:
@@ -78,13 +78,21 @@ class _SelectedLogprobs(torch.autograd.Function):
 class LogprobHead(nn.Module):
     """The model's output projection, read as log-probabilities of chosen tokens.
 
-    It shares the projection's own parameter (tied to the embedding or not).
+    It shares the projection's own parameter (tied to the embedding or not). Where that is frozen it is a constant here:
+    ZeRO-3 would take it apart, while a frozen trunk outside DeepSpeed still embeds tokens with it.
     """
+
+    weight: Tensor
+    bias: Tensor | None
 
     def __init__(self, projection: nn.Module) -> None:
         super().__init__()
-        self.weight = projection.weight
-        self.bias = projection.bias if isinstance(projection, nn.Linear) else None
+        bias = projection.bias if isinstance(projection, nn.Linear) else None
+        for name, param in (("weight", projection.weight), ("bias", bias)):
+            if param is None or param.requires_grad:
+                self.register_parameter(name, param)
+            else:
+                self.register_buffer(name, param.detach(), persistent=False)
 
     def forward(
         self, hidden_ND: Tensor, ids_N: Tensor, temperature: float, with_entropy: bool

@@ -63,7 +63,12 @@ def run(module: nn.Module, below: Tensor) -> Tensor:
 
 def _view(base: nn.Module, first: int, last: int, norm: nn.Module) -> nn.Module:
     view = copy.copy(base)
-    view._modules = dict(base._modules)
+    # Hooks, parameters and children lie in dicts, which a copy would share: what DeepSpeed hangs on one view must not
+    # run in the other, or in the model.
+    view.__dict__.update({key: copy.copy(value) for key, value in base.__dict__.items() if isinstance(value, dict)})
+    for name, child in base.named_children():
+        if next(child.parameters(), None) is None:  # rotary embedding: it takes hooks too
+            view._modules[name] = copy.deepcopy(child)
     view.layers = nn.ModuleList(list(base.layers)[first:last])
     view.norm = norm
     view.config = copy.deepcopy(base.config)
@@ -117,9 +122,11 @@ def _last_n(model: PreTrainedModel, num_layers: int) -> Partition:
     return Partition(model, trunk, top)
 
 
-def frozen_copy(top: nn.Module) -> nn.Module:
-    """A deep copy of a top, never trained: the reference over a shared trunk."""
-    return copy.deepcopy(top).requires_grad_(False).eval()
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A deep copy, never trained: the reference over a shared trunk. What isn't trained at all is its own copy."""
+    if not any(param.requires_grad for param in module.parameters()):
+        return module
+    return copy.deepcopy(module).requires_grad_(False).eval()
 
 
 @torch.no_grad()
