@@ -13,6 +13,7 @@ from rayrl.algorithms.aggregate import aggregate, normaliser
 from rayrl.algorithms.masked import Moments
 from rayrl.algorithms.value_loss import explained_variance, value_loss
 from rayrl.config.ppo import AlgorithmConfig, CriticConfig
+from rayrl.learners.checks import require_finite, require_finite_scores
 from rayrl.learners.collective import total
 from rayrl.learners.experience import build_experience, sum_moments
 from rayrl.learners.schedule import minibatch_schedule
@@ -20,7 +21,7 @@ from rayrl.learners.shard import Shard, accumulation_steps
 from rayrl.models.deepspeed_engine import TrainEngine
 from rayrl.models.heads import CriticModule
 from rayrl.models.loading import device, load_scorer, score_head
-from rayrl.models.partition import check_views, partition
+from rayrl.models.partition import check_views, merged_parameters, partition
 from rayrl.types import Rollout
 
 
@@ -75,9 +76,10 @@ class CriticLearner:
         logprobs: Sequence[np.ndarray],
         ref_logprobs: Sequence[np.ndarray],
     ) -> dict[str, float]:
-        """All epochs over the prepared shard; metrics over all ranks."""
+        """All epochs over the prepared shard; metrics over all ranks. UserError where a number isn't finite."""
         shard = self._shard
         assert shard is not None, "prepare comes before update"
+        require_finite_scores(scores, step)
         experience = build_experience(
             shard,
             self._algorithm,
@@ -94,7 +96,8 @@ class CriticLearner:
         for indices in minibatch_schedule(
             self._num_micro_batches, self._algorithm.epochs, self._algorithm.minibatches, self._seed, step
         ):
-            loss_sum += self._minibatch(shard, experience.returns, indices)
+            loss_sum += self._minibatch(shard, experience.returns, indices, step)
+            require_finite(self.train.grad_norm, step, "critic's gradient norm")
             grad_norm += self.train.grad_norm
             done += 1
         masks = [batch.mask_BT for batch in shard.batches]
@@ -109,7 +112,7 @@ class CriticLearner:
         }
         return metrics if explained is None else {**metrics, "value/explained_variance": explained}
 
-    def _minibatch(self, shard: Shard, returns: list[Tensor], indices: list[int]) -> float:
+    def _minibatch(self, shard: Shard, returns: list[Tensor], indices: list[int], step: int) -> float:
         config = self._algorithm
         tokens = sum(float(shard.batches[i].mask_BT.sum()) for i in indices)
         rows = sum(len(shard.batches[i].mask_BT) for i in indices)
@@ -122,6 +125,7 @@ class CriticLearner:
             result = value_loss(values, self._old[i], returns[i], batch.mask_BT, config.value_clip)
             loss = aggregate(result.loss_BT, batch.mask_BT, config.loss_aggregation, divisor)
             loss_sum += loss.item()
+            require_finite(loss.item(), step, "value loss")
             self.train.backward(loss)
         return loss_sum
 
@@ -130,9 +134,9 @@ class CriticLearner:
         self._shard, self._below, self._old = None, [], []
 
     def save_model(self, folder: Path, sender: bool) -> None:
-        """A sequence-classification checkpoint (PEFT adapter under LoRA)."""
+        """A sequence-classification checkpoint, LoRA merged in (an adapter alone would leave out the head)."""
         with self.train.gathered(list(self.parts.model.parameters())):
             if not sender:
                 return
-            saved = self.parts.adapter if self.parts.adapter is not None else self.parts.model
-            saved.save_pretrained(folder)  # type: ignore[operator]
+            weights = dict(merged_parameters(self.parts, only_trained=False))
+            self.parts.model.save_pretrained(folder, state_dict=weights)

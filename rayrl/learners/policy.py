@@ -1,7 +1,7 @@
 """One rank of the policy: log-probabilities of its shard, the PPO update, and its weights for engines and disk.
 
-With LoRA or last_n it answers for the reference too: the same trunk, adapters off or a frozen copy of the top. Leaves out
-Ray (actors/policy.py), formulas (rayrl/algorithms) and how a model is split (rayrl/models/partition.py).
+With LoRA or last_n it answers for the reference too: the same trunk, adapters off or a frozen copy of the top. Leaves
+out Ray (actors/policy.py), formulas (rayrl/algorithms) and how a model is split (rayrl/models/partition.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rayrl.algorithms.aggregate import aggregate, normaliser
 from rayrl.algorithms.kl import kl_per_token
 from rayrl.algorithms.policy_loss import PolicySums, importance_weights, policy_loss
 from rayrl.config.ppo import AlgorithmConfig, PolicyConfig
+from rayrl.learners.checks import require_finite, require_finite_scores, require_same_start
 from rayrl.learners.collective import total
 from rayrl.learners.experience import Experience, build_experience
 from rayrl.learners.ptx import PTXBatches
@@ -108,10 +109,16 @@ class PolicyLearner:
         ref_logprobs: Sequence[np.ndarray],
         values: Sequence[np.ndarray] | None,
     ) -> dict[str, float]:
-        """All epochs over the prepared shard; metrics over all ranks."""
+        """All epochs over the prepared shard; metrics over all ranks.
+
+        UserError where a score, loss or gradient isn't finite, or the first step's reference isn't the policy's start.
+        """
         shard = self._shard
         assert shard is not None, "prepare comes before update"
+        require_finite_scores(scores, step)
         reference = shard.tokens(ref_logprobs)
+        if step == 0:
+            require_same_start(self._old, reference, shard.num_tokens)
         experience = build_experience(
             shard,
             self._algorithm,
@@ -134,6 +141,7 @@ class PolicyLearner:
             loss, minibatch_sums = self._minibatch(shard, experience, reference, weights, indices, kl_coef, step, done)
             sums = minibatch_sums if sums is None else sums + minibatch_sums
             loss_sum += loss
+            require_finite(self.train.grad_norm, step, "policy's gradient norm")
             grad_norm += self.train.grad_norm
             done += 1
             if self._past_kl_limit(minibatch_sums):
@@ -189,8 +197,11 @@ class PolicyLearner:
                 loss_BT = loss_BT + kl_coef * kl_per_token(logprobs, reference[i], batch.mask_BT, config.kl.estimator)
             loss = aggregate(loss_BT, batch.mask_BT, config.loss_aggregation, divisor)
             loss_sum += loss.item()
+            require_finite(loss.item(), step, "policy loss")
             if ptx is not None:
-                loss = loss + ptx(position)
+                share = ptx(position)
+                require_finite(share.item(), step, "supervised (PTX) loss")
+                loss = loss + share
             self.train.backward(loss)
             sums = result.sums if sums is None else sums + result.sums
         assert sums is not None
@@ -205,9 +216,8 @@ class PolicyLearner:
         self, shard: Shard, experience: Experience, sums: PolicySums, loss: float, grad_norm: float, done: int
     ) -> dict[str, float]:
         kl_sum = float(sum(kl.sum() for kl in experience.kl_per_sequence))
-        tokens = sum(len(r.response_ids_T) for r in shard.rollouts)
         loss_all, kl_all, tokens_all, rows_all = total(
-            torch.tensor([loss, kl_sum, tokens, shard.num_rows], dtype=torch.float64)
+            torch.tensor([loss, kl_sum, shard.num_tokens, shard.num_rows], dtype=torch.float64)
         ).tolist()
         means = sums.means()
         return {

@@ -38,14 +38,17 @@ class PTXBatches:
         generator = np.random.default_rng([self._seed, step, done, 1])
         drawn = generator.choice(len(self._rows), size=min(self._config.batch_size, len(self._rows)), replace=False)
         mine = np.array_split(drawn[self._rank :: self._world], num_micro_batches)
+        longest_share = -(-len(drawn) // self._world)
         tokens = float(sum(len(self._rows[i].response_ids_T) for part in mine for i in part))
         all_tokens = total(torch.tensor([tokens], dtype=torch.float64)).item()
 
         def share(position: int) -> Tensor:
-            if len(mine[position]) == 0:
+            if position >= longest_share:
                 return torch.zeros((), device=device())
-            batch = token_batch([self._rows[i] for i in mine[position]], self._pad_id, device())
+            # Ranks with one row less run a row that counts nothing: under ZeRO-3 a forward pass is a collective.
+            rows, weight = (mine[position], self._config.coef) if len(mine[position]) else (drawn[:1], 0.0)
+            batch = token_batch([self._rows[i] for i in rows], self._pad_id, device())
             logprobs_BT, _ = learner.train(learner.parts.trunk_output(batch.ids_BL), batch, 1.0)
-            return -self._config.coef * logprobs_BT.sum() / all_tokens
+            return -weight * logprobs_BT.sum() / all_tokens
 
         return share

@@ -1,7 +1,7 @@
 """A rank's share of a rollout batch, cut into micro-batches once and used for every pass over it.
 
-Sequences are sorted by length before they are cut, so that little is padding. Everything that enters or leaves a shard is
-in the rollouts' own order; inside, tensors are kept by micro-batch.
+Sequences are sorted by length before they are cut, so that little is padding. Everything that enters or leaves a shard
+is in the rollouts' own order; inside, tensors are kept by micro-batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Shard:
     def __init__(self, rollouts: Sequence[Rollout], num_micro_batches: int, pad_id: int, device: torch.device) -> None:
         lengths = [len(r.prompt.token_ids_P) + len(r.response_ids_T) for r in rollouts]
         order = np.argsort(lengths, kind="stable")
-        self._rows = [rows for rows in np.array_split(order, num_micro_batches)]
+        self._rows = list(np.array_split(order, num_micro_batches))
         self.device = device
         self.rollouts = rollouts
         self.batches: list[TokenBatch] = [
@@ -38,6 +38,11 @@ class Shard:
     def num_rows(self) -> int:
         """Sequences in this shard."""
         return len(self.rollouts)
+
+    @property
+    def num_tokens(self) -> int:
+        """Response tokens in this shard."""
+        return sum(len(r.response_ids_T) for r in self.rollouts)
 
     def scalars(self, values: Sequence[float] | np.ndarray) -> list[Tensor]:
         """One number a rollout -> float32 [b] a micro-batch."""

@@ -40,7 +40,7 @@ def init_distributed(rank: int, world_size: int, address: str, port: int, timeou
 
 
 def learning_rate_factor(config: OptimizerConfig, total_steps: int, step: int) -> float:
-    """Multiplier of the peak rate at optimizer step `step` (from 0) of `total_steps`: linear warm-up, then decay to 0."""
+    """Share of the peak rate at optimizer step `step` (from 0) of `total_steps`: linear warm-up, then decay to 0."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))

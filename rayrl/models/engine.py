@@ -82,7 +82,8 @@ def load_engine(
         import vllm  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"rollout.backend is vllm, but vLLM can't be imported ({error}): install rayrl[cpu] or rayrl[gpu], or set rollout.backend=hf"
+            f"rollout.backend is vllm, but vLLM can't be imported ({error}): install rayrl[cpu] or rayrl[gpu], or set "
+            "rollout.backend=hf"
         ) from error
     return VLLMEngine(model, config, end_token_ids, transfer_backend)
 
@@ -163,7 +164,7 @@ class VLLMEngine:
         """See Engine. The bucket passes to the workers through a file on shared memory."""
         folder = "/dev/shm" if Path("/dev/shm").is_dir() else None
         with tempfile.NamedTemporaryFile(prefix="rayrl-weights-", dir=folder) as file:
-            file.write(memoryview(bucket.data))
+            file.write(bucket.data.data)
             file.flush()
             info = {"path": file.name, "num_bytes": bucket.data.nbytes, "entries": [astuple(e) for e in bucket.entries]}
             self.llm.update_weights({"update_info": info})
@@ -197,7 +198,11 @@ class HFEngine:
     def __init__(self, model: str, config: RolloutConfig, end_token_ids: Sequence[int], pad_token_id: int) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        from transformers import GenerationConfig
+
         self.model = load_causal_lm(model, config.dtype).to(device())
+        # A checkpoint's own settings (top_k, repetition penalty ...) would change what log-probabilities mean.
+        self.model.generation_config = GenerationConfig()
         self._config = config
         self._end_token_ids = list(end_token_ids)
         self._pad_token_id = pad_token_id
@@ -257,11 +262,14 @@ class HFEngine:
     @torch.no_grad()
     def load_bucket(self, bucket: Bucket) -> None:
         """See Engine."""
+        if not self._params:
+            raise RuntimeError("load_bucket comes after begin_update")
         for name, tensor in bucket.tensors():
             self._params[name].copy_(tensor)
 
     def finish_update(self, version: int) -> None:
         """See Engine."""
+        self._params = {}
         self._version = version
 
     def sleep(self) -> None:

@@ -45,7 +45,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         return torch.cat(logprobs) if logprobs else empty, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, grad_logprob_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logprob_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, ids_N, lse_N, entropy_N = ctx.saved_tensors
         needs_weight = ctx.needs_input_grad[1]
         grad_hidden_ND = torch.empty_like(hidden_ND)
@@ -87,8 +87,9 @@ class LogprobHead(nn.Module):
 
     def __init__(self, projection: nn.Module) -> None:
         super().__init__()
-        bias = projection.bias if isinstance(projection, nn.Linear) else None
-        for name, param in (("weight", projection.weight), ("bias", bias)):
+        params: dict[str, Any] = {"weight": projection.weight}
+        params["bias"] = projection.bias if isinstance(projection, nn.Linear) else None
+        for name, param in params.items():
             if param is None or param.requires_grad:
                 self.register_parameter(name, param)
             else:

@@ -1,12 +1,12 @@
 """What of a model is trained, and what runs frozen below and beside it.
 
 Three ways: everything; a LoRA adapter (PEFT); or the last N blocks with the final norm, and the output projection where
-it isn't tied (HuatuoGPT's PPO trains two blocks; trlx calls it num_layers_unfrozen and, unlike the "hydra" there, N counts
-blocks from the top for every N). With the last N, the frozen lower blocks are the trunk: its output for a sequence never
-changes, so it is computed once a rollout and kept for all epochs.
+it isn't tied (HuatuoGPT's PPO trains two blocks; trlx calls it num_layers_unfrozen and, unlike the "hydra" there, N
+counts blocks from the top for every N). With the last N, the frozen lower blocks are the trunk: its output for a
+sequence never changes, so it is computed once a rollout and kept for all epochs.
 
-`trunk` and `top` are views: new containers around the same blocks, run by the model's own code. Architectures whose code
-does more around its blocks than a view can see are found by `check_views`, which compares with the whole model.
+`trunk` and `top` are views: new containers around the same blocks, run by the model's own code. Architectures whose
+code does more around its blocks than a view can see are found by `check_views`, which compares with the whole model.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import contextlib
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,7 +62,7 @@ def run(module: nn.Module, below: Tensor) -> Tensor:
     return module(**{key: below}, use_cache=False).last_hidden_state
 
 
-def _view(base: nn.Module, first: int, last: int, norm: nn.Module) -> nn.Module:
+def _view(base: Any, first: int, last: int, norm: nn.Module) -> Any:
     view = copy.copy(base)
     # Hooks, parameters and children lie in dicts, which a copy would share: what DeepSpeed hangs on one view must not
     # run in the other, or in the model.
@@ -105,7 +106,8 @@ def _last_n(model: PreTrainedModel, num_layers: int) -> Partition:
     base = model.base_model
     if not {"layers", "norm", "embed_tokens"} <= set(base._modules):
         raise UserError(
-            f"train.mode last_n doesn't know {type(model).__name__} (it looks for embed_tokens, layers and norm): use full or lora"
+            f"train.mode last_n doesn't know {type(model).__name__} (it looks for embed_tokens, layers and norm): "
+            "use full or lora"
         )
     total = len(base.layers)
     if num_layers >= total:
@@ -140,8 +142,8 @@ def check_views(parts: Partition, device: torch.device) -> None:
     gap = (whole - split).abs().max().item()
     if not gap <= 1e-3 * max(1.0, whole.abs().max().item()):
         raise UserError(
-            f"train.mode last_n doesn't fit {type(parts.model).__name__}: its blocks run apart differ from the whole by {gap:.3g}; "
-            "use full or lora"
+            f"train.mode last_n doesn't fit {type(parts.model).__name__}: its blocks run apart differ from the whole "
+            f"by {gap:.3g}; use full or lora"
         )
 
 
@@ -161,9 +163,9 @@ def _adapted_layers(parts: Partition) -> Iterator[tuple[str, nn.Module]]:
 
 
 def merged_parameters(parts: Partition, only_trained: bool) -> Iterator[tuple[str, Tensor]]:
-    """(name in the base checkpoint, tensor) of all or of the trained parameters, LoRA merged in, without a copy of the model.
+    """(name in the base checkpoint, tensor) of all or of the trained parameters, LoRA merged in.
 
-    Under ZeRO-3 the caller gathers the parameters first.
+    Never a copy of the whole model: a merged tensor is made when its turn comes. Under ZeRO-3 the caller gathers first.
     """
     if parts.adapter is None:
         for name, param in parts.model.named_parameters():
