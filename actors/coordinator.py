@@ -205,7 +205,7 @@ class Coordinator:
 
     def _samples(self, step: int, batch: Batch, scores: MixedScores) -> list[Sample]:
         rows = {prompt.row.id: prompt.row for prompt in (self._prompts[i] for i in self._order.batch(step))}
-        samples = []
+        samples: list[Sample] = []
         for i, info in enumerate(batch.infos):
             if info.text is None or len(samples) == self.config.logging.samples_per_step:
                 continue

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from actors.generation import Generation
@@ -74,7 +74,7 @@ class HeldOut:
         return samples
 
     def metrics(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """`eval/...` of a metrics row: means with 95% intervals over prompts, and the shares of answers with a question."""
+        """`eval/...` of a metrics row: means with 95% intervals over prompts, and the shares of answers that ask."""
         out = _with_interval("eval/mixed", mean_interval(by_prompt((s.prompt_id, s.mixed) for s in samples).values()))
         for name in samples[0].raw:
             scored = [(s.prompt_id, raw) for s in samples if (raw := s.raw[name]) is not None]
@@ -88,7 +88,7 @@ class HeldOut:
         return out
 
 
-def _with_interval(key: str, estimate: Estimate) -> Mapping[str, float]:
+def _with_interval(key: str, estimate: Estimate) -> dict[str, float]:
     out = {key: estimate.mean}
     if estimate.low is not None and estimate.high is not None:
         out |= {f"{key}_low": estimate.low, f"{key}_high": estimate.high}

@@ -5,6 +5,7 @@ Answers stay where they were sampled, by reference; this process sees what metri
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,7 +52,7 @@ def cut(num_prompts: int, num_engines: int, num_ranks: int) -> list[tuple[int, i
     edges = sorted({*engine_edges, *rank_edges})
     return [
         (a, b, int(np.searchsorted(engine_edges, a, "right")) - 1, int(np.searchsorted(rank_edges, a, "right")) - 1)
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in itertools.pairwise(edges)
     ]
 
 
@@ -64,8 +65,10 @@ class Generation:
     def generate(
         self, prompts: Sequence[Prompt], num_samples: int, seed: Sequence[int], what: str, num_texts: int
     ) -> Batch:
-        """`num_samples` answers to each prompt; waits for all. `seed`: integers that name this batch; `num_texts`: rollouts
-        of each chunk whose text comes along."""
+        """`num_samples` answers to each prompt; waits for all.
+
+        `seed`: integers that name this batch; `num_texts`: rollouts of each chunk whose text comes along.
+        """
         pieces = cut(len(prompts), len(self.rollout), self._num_ranks)
         chunks: dict[int, Chunk] = {}
         info_refs: dict[int, ray.ObjectRef] = {}

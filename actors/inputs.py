@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from actors.reward import rule_or_function
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.chat import encode_prompts, end_token_ids, load_tokenizer
 from rayrl.data.prompts import ReadResult, check_rejected, read_prompts, write_rejected
 from rayrl.data.split import check_disjoint, choose, split_heldout
 from rayrl.errors import UserError
 from rayrl.models.builtin import resolve_model
-from rayrl.models.loading import check_same_shape, check_same_vocabulary, model_config, weights_hash
+from rayrl.models.loading import (
+    check_blocks,
+    check_same_shape,
+    check_same_vocabulary,
+    check_score_head,
+    model_config,
+    weights_hash,
+)
+from rayrl.rewards.mixture import Mixture
 from rayrl.types import Prompt, Rollout
 
 
@@ -43,20 +53,13 @@ class Inputs:
 
 def read_inputs(config: PPOConfig) -> Inputs:
     """Raises UserError with one sentence for whatever can't be used."""
+    _check_packages(config)
     policy = resolve_model(config.policy.model)
-    window = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    shape = model_config(policy)
-    if window > shape.max_position_embeddings:
-        raise UserError(
-            f"rollout.max_prompt_tokens + max_new_tokens is {window}, more than the {shape.max_position_embeddings} positions of {policy}"
-        )
+    _check_window(config, policy)
+    check_blocks(policy, config.policy.train, "policy.train")
     _check_reference(config, policy)
     tokenizer = load_tokenizer(policy, config.policy.chat_template)
-    rewards = {entry.name: resolve_model(entry.model) if entry.model else None for entry in config.rewards}
-    for name, path in rewards.items():
-        if path is not None:
-            model_config(path)
-            check_same_vocabulary(policy, path, f"reward {name!r}")
+    rewards = _rewards(config, policy)
     critic, new_head = _critic(config, policy, rewards)
     train, heldout, read = _prompts(config, tokenizer)
     from transformers import GenerationConfig
@@ -80,29 +83,86 @@ def read_inputs(config: PPOConfig) -> Inputs:
     )
 
 
+def _check_packages(config: PPOConfig) -> None:
+    """Optional packages that the config asks for. Found, not imported: that takes seconds and is for the actors."""
+    if config.rollout.backend == "vllm" and find_spec("vllm") is None:
+        raise UserError(
+            "rollout.backend is vllm, but vLLM isn't installed: install rayrl[cpu] or rayrl[gpu], "
+            "or set rollout.backend=hf"
+        )
+    for name in config.logging.loggers:
+        package = "tensorboardX" if name == "tensorboard" else name
+        if find_spec(package) is None:
+            raise UserError(
+                f"logging.loggers names {name}, but {package} isn't installed: install it, or take {name} off the list"
+            )
+
+
+def _check_window(config: PPOConfig, policy: str) -> None:
+    shape = model_config(policy).get_text_config()
+    window = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
+    # Models with relative positions (ALiBi) have no limit of their own.
+    if hasattr(shape, "max_position_embeddings") and window > shape.max_position_embeddings:
+        raise UserError(
+            f"rollout.max_prompt_tokens + rollout.max_new_tokens is {window}, more than the "
+            f"{shape.max_position_embeddings} positions of {policy}: lower one of them"
+        )
+
+
 def _check_reference(config: PPOConfig, policy: str) -> None:
     if config.reference.model is None:
         return
     reference = resolve_model(config.reference.model)
+    if reference == policy:
+        return
     check_same_shape(policy, reference, "reference")
-    if Path(policy).is_dir() and Path(reference).is_dir() and weights_hash(policy) != weights_hash(reference):
+    if not (Path(policy).is_dir() and Path(reference).is_dir()):
         raise UserError(
-            f"reference.model {reference} holds other weights than policy.model {policy}: the KL penalty is measured from the policy's "
-            "own start (merge an SFT adapter first), so give both the same checkpoint"
+            f"reference.model {reference} and policy.model {policy} can be compared only as folders: "
+            "leave reference.model out, and the policy's start is the reference"
         )
+    if weights_hash(policy) != weights_hash(reference):
+        raise UserError(
+            f"reference.model {reference} holds other weights than policy.model {policy}: the KL penalty is measured "
+            "from the policy's own start (merge an SFT adapter first), so give both the same checkpoint"
+        )
+
+
+def _rewards(config: PPOConfig, policy: str) -> dict[str, str | None]:
+    """Resolved paths of reward models by source; every source is tried as far as it can be without loading a model."""
+    paths: dict[str, str | None] = {}
+    for entry in config.rewards:
+        paths[entry.name] = None
+        if entry.model is None:
+            rule_or_function(entry)
+            continue
+        paths[entry.name] = path = resolve_model(entry.model)
+        model_config(path)
+        check_score_head(path, f"reward {entry.name!r}")
+        check_same_vocabulary(policy, path, f"reward {entry.name!r}")
+    try:
+        Mixture(config.rewards, config.mixture)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return paths
 
 
 def _critic(config: PPOConfig, policy: str, rewards: Mapping[str, str | None]) -> tuple[str, bool]:
     name = config.critic.model
+    if not config.uses_critic:
+        return policy, True
     if name == "policy":
+        check_blocks(policy, config.critic.train, "critic.train")
         return policy, True
     if name.startswith("reward:"):
         path = rewards[name.removeprefix("reward:")]
         assert path is not None  # the config model has checked that it is a model reward
-        return path, False
-    path = resolve_model(name)
-    model_config(path)
-    check_same_vocabulary(policy, path, "the critic")
+    else:
+        path = resolve_model(name)
+        model_config(path)
+        check_score_head(path, "critic.model")
+        check_same_vocabulary(policy, path, "critic.model")
+    check_blocks(path, config.critic.train, "critic.train")
     return path, False
 
 
@@ -125,7 +185,8 @@ def _prompts(config: PPOConfig, tokenizer: Any) -> tuple[list[Prompt], list[Prom
         heldout = [prompt for prompt in apart if prompt.row.id in chosen]
     if not train or not heldout:
         raise UserError(
-            f"{data.prompts} has {len(rows)} usable prompts, {len(train)} to train on and {len(heldout)} held out: both need at least one"
+            f"{data.prompts} has {len(rows)} usable prompts, {len(train)} to train on and {len(heldout)} held out: "
+            "both need at least one"
         )
     return train, heldout, read
 

@@ -26,7 +26,7 @@ class ReferenceActor(Worker):
     @busy
     @torch.inference_mode()
     def logprobs(self, *chunks: list[Rollout]) -> list[np.ndarray]:
-        """Log-probabilities [T] a rollout, in the policy's own micro-batches (so that at step 0 they are its very bits)."""
+        """Log-probabilities [T] a rollout, in the policy's own micro-batches: at step 0 they are its very bits."""
         rollouts = list(itertools.chain.from_iterable(chunks))
         scorer = self._scorer
         shard = Shard(rollouts, self._num_micro_batches, scorer.pad_id, device())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,33 +10,42 @@ from rayrl.config.load import load
 from rayrl.config.ppo import PPOConfig
 from rayrl.errors import UserError
 
+BESIDE = "config.yaml.new"
+"""What a start that was killed while it wrote config.yaml leaves."""
 MAY_CHANGE = ("output_dir", "steps", "cluster", "logging", "checkpoint")
 """Top-level keys that a resumed run may change."""
 
 
 def check_same_run(config: PPOConfig, folder: Path) -> None:
     """Raises UserError where the folder can't be used, or holds a run with other settings."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"output_dir {folder} is a file; name a folder")
+    _check_writable(folder)
     before = folder / "config.yaml"
     if not before.exists():
-        if folder.exists() and any(folder.iterdir()):
+        if folder.exists() and any(file.name != BESIDE for file in folder.iterdir()):
             raise UserError(f"output_dir {folder} holds files but no run (no config.yaml): name an empty or new folder")
         return
     old, new = load(str(before), []).model_dump(mode="json"), config.model_dump(mode="json")
     changed = [path for path in _differences(old, new) if path.split(".")[0] not in MAY_CHANGE]
     if changed:
         raise UserError(
-            f"{folder} holds a run with another {', '.join(changed[:5])}: resume with the same settings, or set another output_dir"
+            f"output_dir {folder} holds a run with another {', '.join(changed[:5])}: "
+            "resume with the same settings, or set another output_dir"
         )
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(path for path in [folder, *folder.parents] if path.exists())
+    if not there.is_dir():
+        raise UserError(f"output_dir {folder} can't be made: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"output_dir {folder} can't be written: no permission in {there}; name another folder")
 
 
 def _differences(old: Any, new: Any, path: str = "") -> list[str]:
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = [*old, *(key for key in new if key not in old)]
         found = []
-        for key in keys:
+        for key in {**old, **new}:
             inner = f"{path}.{key}" if path else key
-            found += _differences(old[key] if key in old else None, new[key] if key in new else None, inner)
+            found += _differences(old.get(key), new.get(key), inner)
         return found
     return [] if old == new else [path]

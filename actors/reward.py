@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from actors.worker import Worker, busy
 from rayrl.config.ppo import RewardEntry
 from rayrl.errors import UserError
+from rayrl.rewards.function import SampleScorer, load_function, score_batch
+from rayrl.rewards.rules import make_rule
 from rayrl.types import Rollout, SourceScores
 
 
@@ -32,16 +34,17 @@ def _scorer(entry: RewardEntry, model_path: str | None, pad_id: int) -> Callable
         assert model_path is not None
         model = RewardModel(model_path, "auto", pad_id, entry.batch_size)
         return lambda rollouts: SourceScores(entry.name, model.score(rollouts))
-    from rayrl.rewards.function import load_function, score_batch
-    from rayrl.rewards.rules import make_rule
+    scorer = rule_or_function(entry)
+    return lambda rollouts: score_batch(entry.name, scorer, rollouts)
 
+
+def rule_or_function(entry: RewardEntry) -> SampleScorer:
+    """What scores a sample, for the kinds `rule` and `function`. Raises UserError where there is no such thing."""
     try:
         if entry.kind == "rule":
             assert entry.rule is not None
-            scorer = make_rule(entry.rule, entry.options)
-        else:
-            assert entry.path is not None
-            scorer = load_function(entry.path, entry.options)
+            return make_rule(entry.rule, entry.options)
+        assert entry.path is not None
+        return load_function(entry.path, entry.options)
     except ValueError as error:
         raise UserError(f"reward {entry.name!r}: {error}") from error
-    return lambda rollouts: score_batch(entry.name, scorer, rollouts)

@@ -34,7 +34,7 @@ class Scoring:
         return started
 
     def finish(self, started: list[list[tuple[str, ray.ObjectRef]]], what: str, normalise: bool = True) -> MixedScores:
-        """Mixed scores in the order of the chunks. A source that fails stops the run or is omitted, as its entry says."""
+        """Mixed scores in the chunks' order. A source that fails stops the run or is omitted, as its entry says."""
         sources = []
         for entry, answers in zip(self._entries, started, strict=True):
             names = [name for name, _ in answers]

@@ -57,7 +57,7 @@ class WeightSync:
             return
         if not gap <= self._config.max_logprob_gap:
             raise RunError(
-                f"step {step}: engine and trainer log-probabilities of the same tokens differ by {gap:.4f} nats on average, "
-                f"more than sync.max_logprob_gap ({self._config.max_logprob_gap:g}): the engine's weights aren't the trainer's "
-                "(or their dtypes differ too much)"
+                f"step {step}: engine and trainer log-probabilities of the same tokens differ by {gap:.4f} nats on "
+                f"average, more than sync.max_logprob_gap ({self._config.max_logprob_gap:g}): the engine's weights "
+                "aren't the trainer's (or their dtypes differ too much)"
             )

@@ -13,7 +13,7 @@ R = TypeVar("R")
 
 
 class Worker:
-    """Base of the actors. Constructors do nothing that can fail: loading is in `setup`, whose errors keep their type."""
+    """Base of the actors. Constructors can't fail: loading is in `setup`, whose errors keep their type."""
 
     def __init__(self) -> None:
         self._intervals: list[tuple[float, float]] = []

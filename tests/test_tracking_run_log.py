@@ -202,10 +202,9 @@ def test_a_missing_logger_names_its_extra(tmp_path: Path, name: str, monkeypatch
         RunLog(tmp_path, LoggingConfig.model_validate({"loggers": [name]}))
 
 
-def test_text_to_a_logger_that_is_off_is_an_error(tmp_path: Path) -> None:
+def test_text_to_a_logger_that_is_off_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"text_to: \['wandb'\] isn't among logging.loggers \['tensorboard'\]"):
-        RunLog(tmp_path, LoggingConfig(text_to=["wandb"]))
-    assert list(tmp_path.iterdir()) == []
+        LoggingConfig(text_to=["wandb"])
 
 
 @pytest.mark.parametrize("asked", [False, True])

@@ -264,6 +264,13 @@ class LoggingConfig(Strict):
     )
     progress: bool = Field(True, description="Live display on the console.")
 
+    @model_validator(mode="after")
+    def _texts_go_to_loggers(self) -> LoggingConfig:
+        unused = sorted(set(self.text_to) - {"console", *self.loggers})
+        if unused:
+            raise ValueError(f"text_to: {unused} isn't among logging.loggers {self.loggers}; add it")
+        return self
+
 
 class ClusterConfig(Strict):
     """Ray: where, how placed, how long to wait."""

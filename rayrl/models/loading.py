@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from safetensors import safe_open
 from torch import nn
 from transformers import (
     AutoConfig,
@@ -19,6 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from rayrl.config.ppo import TrainableConfig
 from rayrl.errors import UserError
 
 DType = Literal["auto", "bf16", "fp32"]
@@ -70,12 +72,12 @@ def load_scorer(path: str, dtype: DType, new_head: bool = False) -> PreTrainedMo
 def score_head(model: PreTrainedModel) -> nn.Linear:
     """The linear layer with one output on top of a sequence-classification model."""
     for name in ("score", "classifier"):
-        head = model._modules[name] if name in model._modules else None
+        head = model._modules.get(name)
         if isinstance(head, nn.Linear) and head.out_features == 1:
             return head
     raise UserError(
-        f"{type(model).__name__} has no linear head with one output named score or classifier: rayrl reads reward models "
-        "of the AutoModelForSequenceClassification form with num_labels=1"
+        f"{type(model).__name__} has no linear head with one output named score or classifier: rayrl reads reward "
+        "models of the AutoModelForSequenceClassification form with num_labels=1"
     )
 
 
@@ -92,7 +94,7 @@ def check_same_shape(policy: str, other: str, role: str) -> None:
     """Stops if `other` (the reference) isn't the policy's architecture and size."""
     a, b = model_config(policy), model_config(other)
     for key in ("model_type", "vocab_size", "hidden_size", "num_hidden_layers"):
-        left, right = a.to_dict()[key], b.to_dict()[key]
+        left, right = getattr(a, key), getattr(b, key)  # by attribute: some configs store them under other names
         if left != right:
             raise UserError(
                 f"policy and {role} differ in {key}: {left} in {policy}, {right} in {other}; they must share a shape"
@@ -101,22 +103,61 @@ def check_same_shape(policy: str, other: str, role: str) -> None:
 
 def check_same_vocabulary(policy_tokenizer: str, other_tokenizer: str, name: str) -> None:
     """Stops if `other_tokenizer` maps tokens to other ids than the policy's: ids would mean other words."""
+    ours, theirs = _vocabulary(policy_tokenizer), _vocabulary(other_tokenizer)
+    if ours != theirs:
+        differing = sum(1 for token, index in ours.items() if theirs.get(token) != index)
+        raise UserError(
+            f"{name} and the policy have different vocabularies ({len(theirs)} and {len(ours)} tokens, "
+            f"{differing} of the policy's with another id): a model reward reads the policy's tokens, so both need "
+            "the same tokenizer"
+        )
+
+
+def _vocabulary(path: str) -> dict[str, int]:
     from transformers import AutoTokenizer
 
-    ours = AutoTokenizer.from_pretrained(policy_tokenizer).get_vocab()
-    theirs = AutoTokenizer.from_pretrained(other_tokenizer).get_vocab()
-    if ours != theirs:
-        differing = sum(1 for token, index in ours.items() if (theirs[token] if token in theirs else None) != index)
+    try:
+        vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
+    except (OSError, ValueError) as error:
+        first_line = str(error).strip().splitlines()[0]
         raise UserError(
-            f"{name} and the policy have different vocabularies ({len(theirs)} and {len(ours)} tokens, {differing} of the policy's "
-            "with another id): a model reward reads the policy's tokens, so both need the same tokenizer"
+            f"{path} has no tokenizer to compare with the policy's ({first_line}): "
+            "save the one it was trained with there"
+        ) from error
+    return vocabulary
+
+
+def check_blocks(path: str, config: TrainableConfig, key: str) -> None:
+    """Stops if `last_n` asks for as many blocks as the model has. `key`: the config's section, for the error."""
+    total = model_config(path).get_text_config().num_hidden_layers
+    if config.mode == "last_n" and config.num_layers >= total:
+        raise UserError(f"{key}.num_layers is {config.num_layers}, but {path} has {total} blocks: use {key}.mode=full")
+
+
+def check_score_head(path: str, name: str) -> None:
+    """Stops, before anything is loaded, if a checkpoint folder has no score head with one output.
+
+    Reads the names and shapes in its safetensors files; hub names and other formats are checked as they are loaded.
+    """
+    files = sorted(Path(path).glob("*.safetensors"))
+    heads = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            found = [key for key in tensors.keys() if key.startswith(("score.", "classifier."))]  # noqa: SIM118
+            heads |= {key: tensors.get_slice(key).get_shape() for key in found}
+    shapes = [shape for key, shape in heads.items() if key.endswith(".weight")]
+    if files and (not shapes or shapes[0][0] != 1):
+        problem = f"its score head has {shapes[0][0]} outputs" if shapes else "it has no score head"
+        raise UserError(
+            f"{name}: {path} can't score, {problem}: give a sequence-classification checkpoint with one label, as "
+            "reward-model training saves it"
         )
 
 
 def weights_hash(folder: str | Path) -> str:
-    """SHA-256 over a checkpoint's safetensors files, for comparing a reference with the policy's start."""
+    """SHA-256 over a checkpoint's weight files, for comparing a reference with the policy's start."""
     digest = hashlib.sha256()
-    for file in sorted(Path(folder).glob("*.safetensors")):
+    for file in sorted([*Path(folder).glob("*.safetensors"), *Path(folder).glob("*.bin")]):
         digest.update(file.name.encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):

@@ -69,14 +69,13 @@ def _import_attribute(path: str) -> Any:
         raise ValueError(f"reward function {path!r} isn't a dotted path; write it as package.module.function")
     try:
         module = importlib.import_module(module_path)
-    except ImportError as error:
-        found = not (
-            isinstance(error, ModuleNotFoundError) and error.name and f"{module_path}.".startswith(f"{error.name}.")
-        )
-        problem = f"importing {module_path!r} failed" if found else f"there is no module {error.name!r}"
-        raise ValueError(
-            f"reward function {path!r}: {problem} ({error}); install it or put its folder on PYTHONPATH"
-        ) from error
+    except Exception as error:  # a user's module may raise anything while it is imported
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing and f"{module_path}.".startswith(f"{missing}."):
+            problem, advice = f"there is no module {missing!r}", "install it or put its folder on PYTHONPATH"
+        else:
+            problem, advice = f"importing {module_path!r} failed", "mend it, or install what it needs"
+        raise ValueError(f"reward function {path!r}: {problem} ({type(error).__name__}: {error}); {advice}") from error
     if not hasattr(module, attribute):
         raise ValueError(
             f"reward function {path!r}: module {module_path!r} has no {attribute!r}; check the spelling, "

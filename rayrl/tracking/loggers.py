@@ -39,11 +39,6 @@ def open_loggers(
     """The loggers that the config names. Raises ModuleNotFoundError naming the extra where a package is missing."""
     settings = masked(settings)
     texts = set(config.text_to)
-    unused = texts - {"console", *config.loggers}
-    if unused:
-        raise ValueError(
-            f"logging.text_to: {sorted(unused)} isn't among logging.loggers {list(config.loggers)}; add it"
-        )
     opened: list[Logger] = [ConsoleTexts(console or Console())] if "console" in texts else []
     makers: dict[str, Callable[[bool], Logger]] = {
         "tensorboard": lambda text: TensorBoardLogger(folder, text, resume_step),
