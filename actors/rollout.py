@@ -34,7 +34,7 @@ class RolloutActor(Worker):
 
     @busy
     def generate(self, chunks: Sequence[Sequence[Prompt]], num_samples: int, seed: int, num_texts: int) -> list[Any]:
-        """rollouts, infos, rollouts, infos ... (call with num_returns = 2 * chunks); all chunks are one engine batch."""
+        """rollouts, infos, rollouts, infos ... (call with num_returns = 2 * chunks); the chunks are one batch."""
         prompts = [prompt for chunk in chunks for prompt in chunk]
         completions = iter(self.engine.generate([p.token_ids_P for p in prompts], num_samples, seed))
         out: list[Any] = []

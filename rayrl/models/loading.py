@@ -140,7 +140,7 @@ def check_score_head(path: str, name: str) -> None:
     Reads the names and shapes in its safetensors files; hub names and other formats are checked as they are loaded.
     """
     files = sorted(Path(path).glob("*.safetensors"))
-    heads = {}
+    heads: dict[str, list[int]] = {}
     for file in files:
         with safe_open(file, framework="pt") as tensors:
             found = [key for key in tensors.keys() if key.startswith(("score.", "classifier."))]  # noqa: SIM118
