@@ -14,6 +14,7 @@ from actors.worker import Worker, busy
 from rayrl.config.ppo import AlgorithmConfig, CriticConfig
 from rayrl.learners.critic import CriticLearner
 from rayrl.models.deepspeed_engine import init_distributed
+from rayrl.models.loading import dtype_name
 from rayrl.types import Rollout
 
 
@@ -35,11 +36,12 @@ class CriticActor(Worker):
         config: CriticConfig,
         algorithm: AlgorithmConfig,
         **learner: Any,
-    ) -> None:
-        """Joins the group and loads the model. `learner`: the other arguments of CriticLearner."""
+    ) -> dict[str, str]:
+        """Joins the group and loads the model. `learner`: the other arguments of CriticLearner. Returns what it is."""
         self._rank = rank
         init_distributed(rank, world_size, *address, collective_timeout_s)
         self.learner = CriticLearner(config, algorithm, **learner)
+        return {"dtype": dtype_name(config.dtype)}
 
     @busy
     def prepare(self, *chunks: list[Rollout]) -> list[np.ndarray]:

@@ -17,8 +17,19 @@ EVALUATION_SEED = 1
 """Second integer of an evaluation batch's seed; training batches have 0 there."""
 
 
+def evaluation_path(folder: Path, num_trained: int) -> Path:
+    """Where a run keeps the held-out samples that it took after `num_trained` steps."""
+    return folder / "evaluation" / f"step-{num_trained:06d}.jsonl"
+
+
+def completeness(prompts: Sequence[Prompt]) -> dict[str, bool | None]:
+    """By prompt: whether the patient left nothing out (None where the row doesn't say)."""
+    rows = [prompt.row for prompt in prompts]
+    return {row.id: (not row.fields["missing_info"] if "missing_info" in row.fields else None) for row in rows}
+
+
 class HeldOut:
-    """The held-out prompts of a run and where their samples are kept: evaluation/step-NNNNNN.jsonl, N steps trained."""
+    """The held-out prompts of a run, sampled and scored after a number of steps."""
 
     def __init__(
         self,
@@ -31,17 +42,11 @@ class HeldOut:
     ) -> None:
         self._prompts, self._config, self._seed = list(prompts), config, seed
         self._generation, self._scoring = generation, scoring
-        self._folder = folder / "evaluation"
-
-    @property
-    def complete(self) -> dict[str, bool | None]:
-        """By prompt: whether the patient left nothing out (None where the row doesn't say)."""
-        rows = [prompt.row for prompt in self._prompts]
-        return {row.id: (not row.fields["missing_info"] if "missing_info" in row.fields else None) for row in rows}
+        self._folder = folder
 
     def run(self, num_trained: int) -> list[Sample]:
         """Samples and scores after `num_trained` steps; taken from the folder where an earlier start made them."""
-        path = self._folder / f"step-{num_trained:06d}.jsonl"
+        path = evaluation_path(self._folder, num_trained)
         if path.exists():
             return read_samples(path)
         what = f"evaluation after step {num_trained}"
@@ -69,7 +74,7 @@ class HeldOut:
                     info.num_tokens,
                 )
             )
-        self._folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_samples(path, samples)
         return samples
 
@@ -80,7 +85,7 @@ class HeldOut:
             scored = [(s.prompt_id, raw) for s in samples if (raw := s.raw[name]) is not None]
             if scored:
                 out |= _with_interval(f"eval/{name}", mean_interval(by_prompt(scored).values()))
-        complete = self.complete
+        complete = completeness(self._prompts)
         for label, wanted in (("complete", True), ("incomplete", False)):
             asked = [asks_question(s.response) for s in samples if complete[s.prompt_id] is wanted]
             if asked:

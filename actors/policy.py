@@ -16,6 +16,7 @@ from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
 from rayrl.learners.policy import PolicyLearner
 from rayrl.learners.ptx import PTXBatches
 from rayrl.models.deepspeed_engine import init_distributed
+from rayrl.models.loading import dtype_name
 from rayrl.types import Rollout
 
 
@@ -38,8 +39,8 @@ class PolicyActor(Worker):
         algorithm: AlgorithmConfig,
         ptx_rows: Sequence[Rollout],
         **learner: Any,
-    ) -> None:
-        """Joins the group and loads the model. `learner`: the other arguments of PolicyLearner."""
+    ) -> dict[str, str]:
+        """Joins the group and loads the model. `learner`: the other arguments of PolicyLearner. Returns what it is."""
         self._rank = rank
         init_distributed(rank, world_size, *address, collective_timeout_s)
         ptx_config: PTXConfig | None = algorithm.ptx
@@ -47,6 +48,7 @@ class PolicyActor(Worker):
         if ptx_config is not None:
             ptx = PTXBatches(ptx_config, ptx_rows, learner["pad_id"], learner["seed"], rank, world_size)
         self.learner = PolicyLearner(config, algorithm, ptx=ptx, **learner)
+        return {"dtype": dtype_name(config.dtype)}
 
     @busy
     def prepare(self, *chunks: list[Rollout]) -> tuple[list[np.ndarray], list[np.ndarray] | None, dict[str, float]]:

@@ -1,4 +1,4 @@
-"""The PPO stage: checks the input, starts the actors, runs the coordinator, writes summary and report.
+"""The PPO stage: checks the input, starts the actors, runs the coordinator, writes what it leaves (outcome.py).
 
 Everything that can be wrong with the input is looked at before Ray starts. Whatever happens afterwards, actors and
 bundles are gone when `main` returns.
@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import ray
 from rich.console import Console
 
 from actors.coordinator import Coordinator, Roles
@@ -20,28 +21,27 @@ from actors.evaluation import HeldOut
 from actors.generation import Generation
 from actors.group import Group
 from actors.inputs import Inputs, read_inputs
+from actors.outcome import SUMMARY, finish
 from actors.policy import PolicyActor
+from actors.record import describe_actors, write_record
 from actors.reference import ReferenceActor
-from actors.resume import check_same_run
+from actors.resume import BESIDE, check_same_run
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
 from actors.scoring import Scoring
 from actors.weights import WeightSync, transfer_backend
+from cluster.fit import check_fits
+from cluster.machine import this_machine
 from cluster.placement import Placement
-from cluster.session import connect
+from cluster.session import Session, choose, connect
 from rayrl.algorithms.kl import make_controller
 from rayrl.config.load import dump, load
 from rayrl.config.ppo import PPOConfig
-from rayrl.errors import UserError
-from rayrl.evaluation.report import write_report
-from rayrl.evaluation.summary import build_summary, summary_table, write_summary
 from rayrl.learners.shard import accumulation_steps
 from rayrl.placement import has_own_reference, reward_role, role_specs
 from rayrl.rewards.mixture import Mixture
-from rayrl.rewards.questions import asks_question
-from rayrl.tracking.checkpoints import CheckpointStore, link
+from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
-from rayrl.tracking.rows import read_rows
 from rayrl.tracking.run_log import RunLog
 
 logger = logging.getLogger(__name__)
@@ -53,33 +53,46 @@ def main(config_path: str) -> None:
     folder = Path(config.output_dir).absolute()
     check_same_run(config, folder)
     store = CheckpointStore(folder, config.checkpoint.keep_last, config.checkpoint.keep_best)
-    latest = store.latest()
-    console = Console()
-    if latest is not None and latest[0] >= config.steps:
-        console.print(f"{folder} is done: {latest[0]} of {config.steps} steps; nothing to train")
-        _finish(config, folder, latest[1], console)
-        return
-    inputs = read_inputs(config)
-    with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb):
-        placement = Placement.create(role_specs(config), config.cluster.start_timeout_s)
-        try:
-            _run(config, folder, inputs, placement, store, console)
-        finally:
-            placement.remove()
-    final = store.latest()
-    assert final is not None
-    _finish(config, folder, final[1], console)
+    last, inputs, console = store.latest(), None, Console()
+    if last is not None and last[0] >= config.steps:
+        console.print(f"{folder} is done: {last[0]} of {config.steps} steps; nothing to train", soft_wrap=True)
+    else:
+        _check_devices(config)
+        inputs = read_inputs(config)
+        with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb) as session:
+            placement = Placement.create(role_specs(config), config.cluster.start_timeout_s)
+            try:
+                _run(config, folder, inputs, session, placement, store, console)
+            finally:
+                placement.remove()
+        last = store.latest()
+        assert last is not None
+    finish(config, folder, last, inputs, console)
+
+
+def _check_devices(config: PPOConfig) -> None:
+    """Whether the roles fit this machine, where Ray is to start here; a cluster is asked when it has been joined."""
+    specs = role_specs(config)
+    if not ray.is_initialized() and choose(config.cluster.address, os.environ).address == "local":
+        check_fits(specs, [this_machine(os.environ)])
 
 
 def _run(
-    config: PPOConfig, folder: Path, inputs: Inputs, placement: Placement, store: CheckpointStore, console: Console
+    config: PPOConfig,
+    folder: Path,
+    inputs: Inputs,
+    session: Session,
+    placement: Placement,
+    store: CheckpointStore,
+    console: Console,
 ) -> None:
     latest = store.latest()
     first_step = latest[0] if latest else 0
     with Progress(config.steps, first_step=first_step, enabled=config.logging.progress, console=console) as progress:
         with progress.phase("start actors"):
-            roles = _start(config, inputs, placement)
+            roles, actors = _start(config, inputs, placement)
         _begin_folder(config, folder, inputs)
+        write_record(folder, session, first_step, transfer_backend(config), actors)
         generation = Generation(roles.rollout, config.policy.ranks, config.cluster.step_timeout_s)
         scoring = Scoring(config.rewards, roles.rewards, Mixture(config.rewards, config.mixture))
         sync = WeightSync(
@@ -108,15 +121,11 @@ def _run(
                     coordinator.load(latest[1])
                 sync.open(config.rollout.engines * config.rollout.tensor_parallel)
                 sync.push(first_step, "first weight sync")
-            metrics = coordinator.run()
-    before, after = heldout.run(0), heldout.run(config.steps)
-    kl = {key: value for key, value in metrics.items() if key.startswith("kl/")}
-    summary = build_summary(before, after, asks_question=asks_question, complete=heldout.complete, kl=kl)
-    write_summary(folder / "summary.json", summary)
+            coordinator.run()
 
 
-def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> Roles:
-    """Starts all actors at one time and waits until each has loaded."""
+def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> tuple[Roles, dict[str, Any]]:
+    """Starts all actors at one time and waits until each has loaded; the roles, and what each actor says it is."""
     algorithm, cluster = config.algorithm, config.cluster
     rows_per_rank = config.sequences_per_step // config.policy.ranks
     learner = {
@@ -158,11 +167,10 @@ def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> Roles:
     engine = (inputs.policy_model, inputs.tokenizer_path, config.rollout, inputs.end_token_ids, inputs.pad_id)
     pending.append((rollout, rollout.call("setup", *engine, transfer_backend(config))))
     deadline = time.monotonic() + cluster.start_timeout_s
-    for group, refs in pending:
-        answers = group.wait(refs, max(1.0, deadline - time.monotonic()), "start")
-        if group is rollout:
-            logger.info("rollout: %s engine(s) of %s", len(group), answers[0]["engine"])
-    return roles
+    started = [(group, group.wait(refs, max(1.0, deadline - time.monotonic()), "start")) for group, refs in pending]
+    actors = describe_actors(started, cluster.start_timeout_s)
+    logger.info("rollout: %s engine(s) of %s", len(rollout), actors[rollout.names[0]]["engine"])
+    return roles, actors
 
 
 def _setup_ranks(group: Group, collective_timeout_s: float, *args: Any, **kwargs: Any) -> list[Any]:
@@ -177,22 +185,8 @@ def _setup_ranks(group: Group, collective_timeout_s: float, *args: Any, **kwargs
 def _begin_folder(config: PPOConfig, folder: Path, inputs: Inputs) -> None:
     """Actors are up: from here on the run leaves files."""
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / "config.yaml.new"
+    beside = folder / BESIDE
     beside.write_text(dump(config), encoding="utf-8")
     os.replace(beside, folder / "config.yaml")
+    (folder / SUMMARY).unlink(missing_ok=True)  # of fewer steps
     inputs.write_rejected(folder)
-
-
-def _finish(config: PPOConfig, folder: Path, checkpoint: Path, console: Console) -> None:
-    """Links to the trained policy, the report, the table."""
-    import json
-
-    link(folder, "policy", checkpoint / "policy")
-    report = write_report(folder)
-    summary_path = folder / "summary.json"
-    if not summary_path.exists():
-        raise UserError(f"{folder} has its last checkpoint but no summary.json: remove that checkpoint and run again")
-    console.print(summary_table(json.loads(summary_path.read_text(encoding="utf-8"))))
-    rows = read_rows(folder / "metrics.jsonl")
-    console.print(f"steps {len(rows)}   policy {folder / 'policy'}")
-    console.print(f"report {report}")

@@ -9,7 +9,7 @@ import torch
 
 from actors.worker import Worker, busy
 from rayrl.learners.shard import Shard
-from rayrl.models.loading import DType, device
+from rayrl.models.loading import DType, device, dtype_name
 from rayrl.models.scorer import ReferenceScorer
 from rayrl.types import Rollout
 
@@ -18,10 +18,13 @@ class ReferenceActor(Worker):
     """One worker."""
 
     @busy
-    def setup(self, model: str, dtype: DType, temperature: float, pad_id: int, num_micro_batches: int) -> None:
-        """Loads the model."""
+    def setup(
+        self, model: str, dtype: DType, temperature: float, pad_id: int, num_micro_batches: int
+    ) -> dict[str, str]:
+        """Loads the model; returns what it is."""
         self._scorer = ReferenceScorer(model, dtype, temperature, pad_id)
         self._num_micro_batches = num_micro_batches
+        return {"dtype": dtype_name(dtype)}
 
     @busy
     @torch.inference_mode()

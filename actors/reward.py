@@ -17,9 +17,10 @@ class RewardActor(Worker):
     """One worker of one source."""
 
     @busy
-    def setup(self, entry: RewardEntry, model_path: str | None, pad_id: int) -> None:
-        """Loads the source; `model_path` is the resolved path of a reward model."""
+    def setup(self, entry: RewardEntry, model_path: str | None, pad_id: int) -> dict[str, str]:
+        """Loads the source; `model_path` is the resolved path of a reward model. Returns what it is."""
         self._score = _scorer(entry, model_path, pad_id)
+        return {"kind": entry.kind, "scores_with": model_path or entry.path or entry.rule or ""}
 
     @busy
     def score(self, *chunks: list[Rollout]) -> SourceScores:

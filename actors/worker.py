@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -23,9 +25,10 @@ class Worker:
         intervals, self._intervals = self._intervals, []
         return intervals
 
-    def process_id(self) -> int:
-        """For logs and for tests that kill it."""
-        return os.getpid()
+    def describe(self) -> dict[str, Any]:
+        """Where it runs, for run.json (and for those who want to kill it)."""
+        torch = sys.modules.get("torch")  # rule rewards don't load it
+        return {"pid": os.getpid(), "host": socket.gethostname(), "threads": torch.get_num_threads() if torch else 1}
 
 
 W = TypeVar("W", bound=Worker)

@@ -76,7 +76,7 @@ class CriticLearner:
         logprobs: Sequence[np.ndarray],
         ref_logprobs: Sequence[np.ndarray],
     ) -> dict[str, float]:
-        """All epochs over the prepared shard; metrics over all ranks. UserError where a number isn't finite."""
+        """All epochs over the prepared shard; metrics over all ranks. RunError where a number isn't finite."""
         shard = self._shard
         assert shard is not None, "prepare comes before update"
         require_finite_scores(scores, step)

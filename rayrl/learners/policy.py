@@ -111,7 +111,7 @@ class PolicyLearner:
     ) -> dict[str, float]:
         """All epochs over the prepared shard; metrics over all ranks.
 
-        UserError where a score, loss or gradient isn't finite, or the first step's reference isn't the policy's start.
+        RunError where a score, loss or gradient isn't finite, or the first step's reference isn't the policy's start.
         """
         shard = self._shard
         assert shard is not None, "prepare comes before update"

@@ -22,7 +22,7 @@ import torch
 
 from rayrl.config.ppo import RolloutConfig
 from rayrl.errors import UserError
-from rayrl.models.loading import device, load_causal_lm, resolve_dtype
+from rayrl.models.loading import device, dtype_name, load_causal_lm
 from rayrl.models.weights import Bucket
 
 
@@ -64,7 +64,7 @@ class Engine(Protocol):
         ...
 
     def describe(self) -> Mapping[str, str]:
-        """Engine class, dtype and threads, for logs and tests."""
+        """Engine class and dtype, for logs and tests."""
         ...
 
 
@@ -110,7 +110,7 @@ class VLLMEngine:
         self.llm = LLM(
             model=model,
             skip_tokenizer_init=True,
-            dtype=str(resolve_dtype(config.dtype)).removeprefix("torch."),
+            dtype=dtype_name(config.dtype),
             tensor_parallel_size=config.tensor_parallel,
             max_model_len=config.max_prompt_tokens + config.max_new_tokens,
             max_num_seqs=config.max_num_seqs,
@@ -188,7 +188,7 @@ class VLLMEngine:
         """See Engine."""
         return {
             "engine": f"{type(self.llm).__module__}.{type(self.llm).__name__}",
-            "threads": str(torch.get_num_threads()),
+            "dtype": dtype_name(self._config.dtype),
         }
 
 
@@ -283,4 +283,4 @@ class HFEngine:
 
     def describe(self) -> Mapping[str, str]:
         """See Engine."""
-        return {"engine": f"{type(self.model).__module__}.generate", "threads": str(torch.get_num_threads())}
+        return {"engine": f"{type(self.model).__module__}.generate", "dtype": dtype_name(self._config.dtype)}

@@ -34,6 +34,11 @@ def resolve_dtype(dtype: DType) -> torch.dtype:
     return torch.bfloat16 if dtype == "bf16" or fast else torch.float32
 
 
+def dtype_name(dtype: DType) -> str:
+    """What `dtype` means in this process: "bfloat16" or "float32"."""
+    return str(resolve_dtype(dtype)).removeprefix("torch.")
+
+
 def device() -> torch.device:
     """The device Ray gave this process, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
