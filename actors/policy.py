@@ -13,6 +13,7 @@ import ray
 from actors.worker import Worker, busy
 from cluster.health import wait_for
 from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
+from rayrl.data.chat import load_tokenizer
 from rayrl.learners.policy import PolicyLearner
 from rayrl.learners.ptx import PTXBatches
 from rayrl.models.deepspeed_engine import init_distributed
@@ -41,7 +42,7 @@ class PolicyActor(Worker):
         **learner: Any,
     ) -> dict[str, str]:
         """Joins the group and loads the model. `learner`: the other arguments of PolicyLearner. Returns what it is."""
-        self._rank = rank
+        self._rank, self._config = rank, config
         init_distributed(rank, world_size, *address, collective_timeout_s)
         ptx_config: PTXConfig | None = algorithm.ptx
         ptx = None
@@ -121,6 +122,8 @@ class PolicyActor(Worker):
         """Model and trainer state into a checkpoint folder (all ranks)."""
         self.learner.train.save(folder / "policy_state")
         self.learner.save_model(folder / "policy", sender=self._rank == 0)
+        if self._rank == 0:  # so that the folder is a whole checkpoint
+            load_tokenizer(self._config.model, self._config.chat_template).save_pretrained(folder / "policy")
 
     @busy
     def load(self, folder: Path) -> None:
