@@ -58,7 +58,7 @@ def pack(named: Iterable[tuple[str, Tensor]], bucket_bytes: int) -> Iterator[Buc
             waiting, size = [], 0
         dtype = str(tensor.dtype).removeprefix("torch.")
         waiting.append((Entry(name, dtype, tuple(tensor.shape), size), tensor))
-        size += -(-num_bytes // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
+        size += max(1, -(-num_bytes // ALIGNMENT_BYTES)) * ALIGNMENT_BYTES  # no bucket is empty memory
     if waiting:
         yield _bucket(waiting, size)
 
