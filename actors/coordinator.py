@@ -27,6 +27,7 @@ from rayrl.algorithms.kl import KLController
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.order import PromptOrder
 from rayrl.errors import RunError
+from rayrl.placement import shares_trunk
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
 from rayrl.tracking.run_log import RunLog
@@ -138,8 +139,13 @@ class Coordinator:
         shards = [batch.of_rank(rank) for rank in range(len(roles.policy))]
         with self._progress.phase("score"):
             started = self._scoring.start(batch.refs)
-            views = roles.policy.each("prepare", shards, num_returns=3)
-            values = roles.critic.each("prepare", shards) if roles.critic else [None] * len(shards)
+            share = shares_trunk(self.config)
+            trunks = roles.policy.each("encode", [(share, *shard) for shard in shards])
+            views = roles.policy.each("prepare", [()] * len(shards), num_returns=3)
+            values: list[Any] = [None] * len(shards)
+            if roles.critic:
+                given = trunks if share else values
+                values = roles.critic.each("prepare", [(given[i], *shard) for i, shard in enumerate(shards)])
             reference = [view[1] for view in views]
             if roles.reference:
                 workers = roles.reference.handles

@@ -13,8 +13,9 @@ from actors.policy import free_address
 from actors.worker import Worker, busy
 from rayrl.config.ppo import AlgorithmConfig, CriticConfig
 from rayrl.learners.critic import CriticLearner
+from rayrl.models.batch import from_arrays
 from rayrl.models.deepspeed_engine import init_distributed
-from rayrl.models.loading import dtype_name
+from rayrl.models.loading import device, dtype_name
 from rayrl.types import Rollout
 
 
@@ -44,9 +45,10 @@ class CriticActor(Worker):
         return {"dtype": dtype_name(config.dtype)}
 
     @busy
-    def prepare(self, *chunks: list[Rollout]) -> list[np.ndarray]:
-        """Values of the shard."""
-        return self.learner.prepare(list(itertools.chain.from_iterable(chunks)))
+    def prepare(self, trunk: list[np.ndarray] | None, *chunks: list[Rollout]) -> list[np.ndarray]:
+        """Values of the shard; `trunk`: the policy's, where it is shared."""
+        rollouts = list(itertools.chain.from_iterable(chunks))
+        return self.learner.prepare(rollouts, None if trunk is None else from_arrays(trunk, device()))
 
     @busy
     def update(

@@ -16,6 +16,7 @@ from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
 from rayrl.data.chat import load_tokenizer
 from rayrl.learners.policy import PolicyLearner
 from rayrl.learners.ptx import PTXBatches
+from rayrl.models.batch import to_arrays
 from rayrl.models.deepspeed_engine import init_distributed
 from rayrl.models.loading import dtype_name
 from rayrl.types import Rollout
@@ -52,10 +53,17 @@ class PolicyActor(Worker):
         return {"dtype": dtype_name(config.dtype)}
 
     @busy
-    def prepare(self, *chunks: list[Rollout]) -> tuple[list[np.ndarray], list[np.ndarray] | None, dict[str, float]]:
+    def encode(self, share: bool, *chunks: list[Rollout]) -> list[np.ndarray] | None:
+        """Takes the shard and runs the frozen trunk; its output where the critic shares it."""
+        self._rollouts = list(itertools.chain.from_iterable(chunks))
+        below = self.learner.encode(self._rollouts)
+        return to_arrays(below) if share else None
+
+    @busy
+    def prepare(self) -> tuple[list[np.ndarray], list[np.ndarray] | None, dict[str, float]]:
         """Old log-probabilities, the shared reference's or None, and sums for metrics (call with num_returns=3)."""
-        rollouts = list(itertools.chain.from_iterable(chunks))
-        view = self.learner.prepare(rollouts)
+        view = self.learner.prepare()
+        rollouts = self._rollouts
         gaps = [np.abs(ours - r.engine_logprobs_T) for ours, r in zip(view.logprobs, rollouts, strict=True)]
         stats = {
             "gap_sum": float(sum(gap.sum() for gap in gaps)),

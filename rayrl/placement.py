@@ -55,6 +55,22 @@ def role_specs(config: PPOConfig) -> list[RoleSpec]:
     return specs
 
 
+def shares_trunk(config: PPOConfig) -> bool:
+    """Whether the critic takes the frozen trunk's output from the policy: the same blocks over the same micro-batches.
+
+    On CPUs only: between GPUs the activations would pass through host memory, and the trunk is quick.
+    """
+    policy, critic = config.policy, config.critic
+    return (
+        config.uses_critic
+        and critic.model == "policy"
+        and policy.train.mode == critic.train.mode == "last_n"
+        and policy.train.num_layers == critic.train.num_layers
+        and (policy.dtype, policy.micro_batch_size) == (critic.dtype, critic.micro_batch_size)
+        and policy.gpus_per_rank == critic.gpus_per_rank == 0
+    )
+
+
 def plan_table(config: PPOConfig) -> list[PlanRow]:
     """What `--dry-run` shows: one row a role, the reference also where it needs no actor. Raises as `role_specs`."""
     models = _models(config)

@@ -56,12 +56,12 @@ class CriticLearner:
         self.train = TrainEngine(CriticModule(self.parts.top, head), config, accumulation, total_steps)
         self._shard: Shard | None = None
 
-    def prepare(self, rollouts: Sequence[Rollout]) -> list[np.ndarray]:
-        """Takes a shard; values [T] a rollout."""
+    def prepare(self, rollouts: Sequence[Rollout], below: list[Tensor] | None = None) -> list[np.ndarray]:
+        """Takes a shard; values [T] a rollout. `below`: what the policy's trunk, which is also this one's, has made."""
         shard = Shard(rollouts, self._num_micro_batches, self._pad_id, device())
         self._shard = shard
         self.train.engine.eval()
-        self._below = [self.parts.trunk_output(batch.ids_BL) for batch in shard.batches]
+        self._below = below or [self.parts.trunk_output(batch.ids_BL) for batch in shard.batches]
         with torch.no_grad():
             self._old: list[Tensor] = [
                 self.train(below, batch) for below, batch in zip(self._below, shard.batches, strict=True)

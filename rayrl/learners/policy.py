@@ -76,12 +76,19 @@ class PolicyLearner:
         self.train = TrainEngine(module, config, accumulation, steps * algorithm.epochs * algorithm.minibatches)
         self._shard: Shard | None = None
 
-    def prepare(self, rollouts: Sequence[Rollout]) -> PolicyView:
-        """Takes a shard: keeps the trunk's activations, computes old (and shared-reference) log-probabilities."""
-        shard = Shard(rollouts, self._num_micro_batches, self._pad_id, device())
-        self._shard = shard
+    def encode(self, rollouts: Sequence[Rollout]) -> list[Tensor]:
+        """Takes a shard and runs the trunk over it, once for all epochs; what the tops take, by micro-batch."""
+        self._shard = Shard(rollouts, self._num_micro_batches, self._pad_id, device())
+        self._below = [self.parts.trunk_output(batch.ids_BL) for batch in self._shard.batches]
+        return self._below
+
+    def prepare(self, rollouts: Sequence[Rollout] | None = None) -> PolicyView:
+        """Old (and shared-reference) log-probabilities of the encoded shard (of `rollouts`, encoded first, if given)."""
+        if rollouts is not None:
+            self.encode(rollouts)
+        shard = self._shard
+        assert shard is not None, "encode comes before prepare"
         self.train.engine.eval()
-        self._below = [self.parts.trunk_output(batch.ids_BL) for batch in shard.batches]
         with torch.no_grad():
             outputs = [
                 self.train(below, batch, self._temperature, True)

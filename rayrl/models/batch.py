@@ -70,3 +70,14 @@ def micro_batches(num_rows: int, size: int) -> Iterator[slice]:
     """Consecutive slices of at most `size` rows."""
     for start in range(0, num_rows, size):
         yield slice(start, min(start + size, num_rows))
+
+
+def to_arrays(tensors: Sequence[Tensor]) -> list[np.ndarray]:
+    """For another process, which reads them without a copy: bf16, which numpy lacks, as its bits in int16."""
+    return [(t.view(torch.int16) if t.dtype is torch.bfloat16 else t).cpu().numpy() for t in tensors]
+
+
+def from_arrays(arrays: Sequence[np.ndarray], device: torch.device | str = "cpu") -> list[Tensor]:
+    """The inverse of `to_arrays`."""
+    tensors = [torch.from_numpy(array.copy()) for array in arrays]
+    return [(t.view(torch.bfloat16) if t.dtype is torch.int16 else t).to(device) for t in tensors]

@@ -27,7 +27,7 @@ class _SelectedLogprobs(torch.autograd.Function):
     """(hidden, weight, bias) -> log p of `ids_N` and entropy of each row.
 
     With a frozen projection the gradient of a row's log p to its hidden state, W[id] - sum_v p_v W_v, doesn't depend on
-    what comes from above, so the forward pass leaves it ready (two vocabulary products a pass over the data, not three).
+    what comes from above, so the forward pass leaves it ready: two vocabulary products an epoch, not three.
     With a trained one, or an entropy bonus, the backward pass makes the logits again.
     """
 
