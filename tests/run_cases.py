@@ -1,0 +1,61 @@
+"""Shared by the tests that start whole runs: the command in a process of its own, and what it leaves behind."""
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+MARK = "RAYRL_TEST_MARK"
+"""Ray's processes inherit the environment of the process that starts them: this variable tells whose they are."""
+COMMAND = str(Path(sys.executable).with_name("rayrl"))
+SMALL = (
+    "prompts_per_step=4",
+    "rollout.max_new_tokens=8",
+    "evaluation.num_prompts=4",
+    "evaluation.samples_per_prompt=1",
+    "logging.loggers=[]",
+)
+"""Overrides of the preset `tiny` that make a run short."""
+ONE_RANK = (
+    "rollout.backend=hf",
+    "policy.ranks=1",
+    "policy.zero_stage=0",
+    "policy.train.mode=lora",
+    "algorithm.estimator=reinforce_pp",
+    "algorithm.minibatches=1",
+    "rewards=[{name: length, kind: rule, rule: length_window, cpus_per_worker: 0.05}]",
+)
+"""The fewest processes that train: one policy rank, which is its own reference, one engine, one reward."""
+
+
+def marked(mark: str) -> list[psutil.Process]:
+    """Processes alive that were started under this mark."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK) == mark and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+@contextmanager
+def leaves_nothing() -> Iterator[dict[str, str]]:
+    """Environment for a run; afterwards every process that ran under it must be gone (at most 20 s later)."""
+    mark = uuid.uuid4().hex
+    yield {MARK: mark}
+    _, alive = psutil.wait_procs(marked(mark), timeout=20)
+    assert [process.name() for process in alive] == []
+
+
+def rayrl(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs the command; nothing of it may stay."""
+    with leaves_nothing() as marks:
+        environment = {**os.environ, **marks, **(env or {})}
+        return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, env=environment, timeout=300)
