@@ -102,6 +102,10 @@ class VLLMEngine:
         self._config = config
         self._end_token_ids = list(end_token_ids)
         self._on_gpu = device().type == "cuda"
+        if config.enforce_eager and not self._on_gpu:
+            # A few of vLLM's samplers are compiled whatever enforce_eager says, which takes a C++ compiler and time.
+            os.environ["TORCH_COMPILE_DISABLE"] = "1"  # for workers in processes of their own
+            torch._dynamo.config.disable = True
         options: dict[str, Any] = (
             {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep_between_phases}
             if self._on_gpu
