@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rayrl.models.weights import ALIGNMENT_BYTES, Bucket, Entry, pack, views
@@ -31,7 +31,7 @@ def assert_round_trip(named: list[tuple[str, torch.Tensor]], buckets: list[Bucke
 
 
 def test_layout_worked_by_hand() -> None:
-    """Three bf16 numbers are 6 bytes, so the next tensor starts at 64; it needs 80 bytes, so the third would pass 200."""
+    """Three bf16 numbers are 6 bytes, so the next tensor starts at 64; it takes 80 bytes, so a third would pass 200."""
     named = [
         ("a", torch.ones(3, dtype=torch.bfloat16)),
         ("b", torch.zeros(4, 5)),
@@ -47,7 +47,6 @@ def test_layout_worked_by_hand() -> None:
 shapes = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(shapes, st.sampled_from(DTYPES), st.integers(0, 9)), max_size=8), st.integers(1, 600))
 def test_any_tensors_in_any_buckets_come_back(
     specs: list[tuple[tuple[int, ...], torch.dtype, int]], bucket_bytes: int
