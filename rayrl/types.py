@@ -26,7 +26,7 @@ class Message(TypedDict):
 class PromptRow:
     """One prompt as a user has it on disk: a conversation that ends with the patient's turn.
 
-    Example: PromptRow("en-0007", [{"role": "user", "content": "My knee hurts."}], "How long ...?", {"missing_info": ["duration"]})
+    Example: PromptRow("en-7", [{"role": "user", "content": "My knee hurts"}], "How?", {"missing_info": ["cause"]})
     """
 
     id: str
@@ -34,7 +34,7 @@ class PromptRow:
     reference: str | None = None
     """The doctor's answer."""
     fields: Mapping[str, Any] = field(default_factory=dict)
-    """What rewards may look at. `missing_info`: what a doctor must ask for; an empty list says that nothing is missing."""
+    """What rewards may look at. `missing_info`: what a doctor must ask for; an empty list: nothing is missing."""
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,8 @@ class RewardEntry(Strict):
     path: str | None = Field(None, description="`function`: `package.module.function`.")
     rule: str | None = Field(
         None,
-        description="`rule`: clarifying_question, reference_overlap, presentation, length_window, repetition or language_match.",
+        description="`rule`: clarifying_question, reference_overlap, presentation, length_window, repetition or "
+        "language_match.",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the rule or function.")
     normalise: Literal["none", "running_std", "batch_whiten"] = Field(
@@ -328,7 +329,8 @@ class PPOConfig(Strict):
         per_rank = self.prompts_per_step * self.samples_per_prompt // self.policy.ranks
         if per_rank % self.algorithm.minibatches:
             raise ValueError(
-                f"algorithm.minibatches: {self.algorithm.minibatches} doesn't divide a rank's {per_rank} sequences a step"
+                f"algorithm.minibatches: {self.algorithm.minibatches} doesn't divide a rank's {per_rank} sequences "
+                "a step"
             )
         kl = self.algorithm.kl
         if kl.controller == "adaptive" and kl.horizon <= 0.2 * self.sequences_per_step:

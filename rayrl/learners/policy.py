@@ -83,7 +83,7 @@ class PolicyLearner:
         return self._below
 
     def prepare(self, rollouts: Sequence[Rollout] | None = None) -> PolicyView:
-        """Old (and shared-reference) log-probabilities of the encoded shard (of `rollouts`, encoded first, if given)."""
+        """Old (and shared-reference) log-probabilities of the encoded shard (or of `rollouts`, encoded first)."""
         if rollouts is not None:
             self.encode(rollouts)
         shard = self._shard

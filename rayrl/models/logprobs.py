@@ -64,7 +64,7 @@ class _SelectedLogprobs(torch.autograd.Function):
         return logprob_N, entropy_N
 
     @staticmethod
-    def backward(ctx: Any, grad_logprob_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_logprob_N: Tensor, grad_entropy_N: Tensor) -> tuple[Tensor | None, ...]:
         hidden_ND, weight_VD, bias_V, ids_N, lse_N, entropy_N, direction_ND = ctx.saved_tensors
         if direction_ND is not None:
             grad = (direction_ND.float() * grad_logprob_N[:, None]).to(hidden_ND.dtype)

@@ -41,7 +41,7 @@ class CheckpointStore:
         return path
 
     def publish(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Adds state.json, gives the folder its final name, prunes older ones. `state["best_step"]` may name the best."""
+        """Adds state.json, gives the folder its name, prunes older ones. `state["best_step"]`: the best, or None."""
         partial = self._folder / f"step-{step:06d}{PARTIAL}"
         with (partial / "state.json").open("w", encoding="utf-8") as file:
             json.dump(state, file, indent=1, allow_nan=False)
