@@ -37,12 +37,12 @@ class CriticActor(Worker):
         config: CriticConfig,
         algorithm: AlgorithmConfig,
         **learner: Any,
-    ) -> dict[str, str]:
+    ) -> dict[str, Any]:
         """Joins the group and loads the model. `learner`: the other arguments of CriticLearner. Returns what it is."""
         self._rank = rank
         init_distributed(rank, world_size, *address, collective_timeout_s)
         self.learner = CriticLearner(config, algorithm, **learner)
-        return {"dtype": dtype_name(config.dtype)}
+        return {"dtype": dtype_name(config.dtype), "trainable_parameters": self.learner.train.num_trained}
 
     @busy
     def prepare(self, trunk: list[np.ndarray] | None, *chunks: list[Rollout]) -> list[np.ndarray]:

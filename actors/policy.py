@@ -41,7 +41,7 @@ class PolicyActor(Worker):
         algorithm: AlgorithmConfig,
         ptx_rows: Sequence[Rollout],
         **learner: Any,
-    ) -> dict[str, str]:
+    ) -> dict[str, Any]:
         """Joins the group and loads the model. `learner`: the other arguments of PolicyLearner. Returns what it is."""
         self._rank, self._config = rank, config
         init_distributed(rank, world_size, *address, collective_timeout_s)
@@ -50,7 +50,7 @@ class PolicyActor(Worker):
         if ptx_config is not None:
             ptx = PTXBatches(ptx_config, ptx_rows, learner["pad_id"], learner["seed"], rank, world_size)
         self.learner = PolicyLearner(config, algorithm, ptx=ptx, **learner)
-        return {"dtype": dtype_name(config.dtype)}
+        return {"dtype": dtype_name(config.dtype), "trainable_parameters": self.learner.train.num_trained}
 
     @busy
     def encode(self, share: bool, *chunks: list[Rollout]) -> list[np.ndarray] | None:

@@ -97,6 +97,7 @@ class RolloutConfig(Strict):
     dtype: Literal["auto", "bf16", "fp32"] = Field("auto", description="As for the trainers.")
     max_prompt_tokens: PositiveInt = Field(512, description="A longer prompt is rejected, never cut.")
     max_new_tokens: PositiveInt = Field(256, description="Response length at which generation stops.")
+    min_new_tokens: int = Field(0, ge=0, description="No end token before this many (0: an answer may end at once).")
     temperature: PositiveFloat = Field(1.0, description="Sampling temperature; log-probabilities are taken at it.")
     top_p: float = Field(
         1.0, gt=0, le=1, description="Nucleus; below 1 the engine's log-probabilities are renormalised."
@@ -338,6 +339,8 @@ class PPOConfig(Strict):
                 f"algorithm.kl.horizon: {kl.horizon:g} is too short for {self.sequences_per_step} sequences a step; "
                 f"set it above {0.2 * self.sequences_per_step:g}"
             )
+        if self.rollout.min_new_tokens > self.rollout.max_new_tokens:
+            raise ValueError(f"rollout.min_new_tokens: {self.rollout.min_new_tokens} is above rollout.max_new_tokens")
         if self.rollout.backend == "hf" and self.rollout.tensor_parallel > 1:
             raise ValueError("rollout.tensor_parallel: the hf backend runs on one device an engine")
         if self.critic.model.startswith("reward:"):

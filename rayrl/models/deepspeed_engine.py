@@ -61,6 +61,8 @@ class TrainEngine:
 
         optimizer_config = config.optimizer
         self._trained = [param for param in module.parameters() if param.requires_grad]
+        self.num_trained = sum(param.numel() for param in self._trained)
+        """Parameters that train, over all ranks."""
         optimizer = torch.optim.AdamW(
             self._trained,
             lr=optimizer_config.lr,
