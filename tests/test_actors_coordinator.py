@@ -1,0 +1,310 @@
+"""The PPO loop over fake groups: order, versions, KL, checkpoints, omissions, penalties, resuming."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from actor_fakes import Critic, Engine, Events, Policy, Reference, Reward, group, prompts
+from rich.console import Console
+
+from actors.coordinator import Coordinator, Roles
+from actors.evaluation import HeldOut
+from actors.generation import Generation
+from actors.scoring import Scoring
+from actors.weights import WeightSync
+from cluster.session import connect
+from rayrl.algorithms.kl import make_controller
+from rayrl.config.load import load
+from rayrl.config.ppo import PPOConfig
+from rayrl.errors import RunError
+from rayrl.rewards.mixture import Mixture, RewardFailure
+from rayrl.tracking.checkpoints import CheckpointStore
+from rayrl.tracking.progress import Progress
+from rayrl.tracking.rows import is_timing, read_rows, read_samples
+from rayrl.tracking.run_log import RunLog
+from rayrl.types import Rollout
+
+ScoreOf = Callable[[Rollout], float | str]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    with connect("local", num_cpus=1, object_store_mb=100):
+        yield
+
+
+def config(folder: Path, *overrides: str) -> PPOConfig:
+    """Two policy and critic ranks, two engines, `length` (weight 1) and `repetition` (0.5), 8 prompts a step."""
+    few = ("evaluation.num_prompts=4", "evaluation.samples_per_prompt=1", "logging.loggers=[]")
+    return load("tiny", [f"output_dir={folder}", "rollout.engines=2", *few, *overrides])
+
+
+class World:
+    """A run of fakes in a folder."""
+
+    def __init__(
+        self,
+        settings: PPOConfig,
+        length: ScoreOf = lambda rollout: 1.0,
+        endless: Callable[[str], bool] = lambda row_id: False,
+        kl: Callable[[int], float] = lambda step: 0.5,
+        first_step: int = 0,
+    ) -> None:
+        self.settings, self.events = settings, Events()
+        self.folder = Path(settings.output_dir)
+
+        def metrics(step: int) -> dict[str, float]:
+            return {"loss/policy": 0.1 * step, "kl/mean_per_sequence": kl(step)}
+
+        names = ("policy[0]", "policy[1]")
+        self.policy = [Policy(name, self.events, metrics) for name in names]
+        critic = [Critic(f"critic[{i}]", self.events, lambda step: {"loss/value": 0.2}) for i in range(2)]
+        engines = [Engine(f"rollout[{i}]", self.events, endless) for i in range(2)]
+        rewards = [
+            group("reward:length", Reward("reward:length[0]", self.events, length)),
+            group("reward:repetition", Reward("reward:repetition[0]", self.events, lambda rollout: 0.5)),
+        ]
+        uses_critic = settings.uses_critic
+        roles = Roles(
+            group("policy", *self.policy),
+            group("critic", *critic) if uses_critic else None,
+            group("reference", Reference("reference[0]", self.events)),
+            group("rollout", *engines),
+            rewards,
+        )
+        generation = Generation(roles.rollout, settings.policy.ranks, 60)
+        scoring = Scoring(settings.rewards, rewards, Mixture(settings.rewards, settings.mixture))
+        self.sync = WeightSync(roles.policy, roles.rollout, settings.sync, "shared_memory", 60)
+        everything = prompts(24)
+        heldout = HeldOut(everything[20:], settings.evaluation, generation, scoring, self.folder, settings.seed)
+        console = Console(quiet=True)
+        self.log = RunLog(self.folder, settings.logging, resume_step=first_step, console=console)
+        self.store = CheckpointStore(self.folder, settings.checkpoint.keep_last, settings.checkpoint.keep_best)
+        self.kl = make_controller(settings.algorithm.kl)
+        self.coordinator = Coordinator(
+            settings,
+            everything[:20],
+            roles,
+            generation,
+            scoring,
+            self.sync,
+            heldout,
+            self.kl,
+            self.log,
+            Progress(settings.steps, first_step=first_step, enabled=False, console=console),
+            self.store,
+            first_step,
+        )
+
+    def run(self, first_step: int = 0) -> dict[str, float]:
+        self.sync.push(first_step, "first weight sync")
+        with self.log:
+            return self.coordinator.run()
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        return read_rows(self.folder / "metrics.jsonl")
+
+    def of(self, method: str, actor: str = "") -> Events:
+        return [event for event in self.events if event[1] == method and event[0].startswith(actor)]
+
+
+def test_order_of_a_step(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=2", "checkpoint.every=1"))
+    world.run()
+    begin = next(i for i, event in enumerate(world.events) if event[1] == "update" and event[2] == 0)
+    after_first = [event[1] for event in world.events[begin:]]
+    kinds = [kind for kind, before in zip(after_first, ["", *after_first], strict=False) if kind != before]
+    step = ["update", "push", "save"]
+    scoring = [
+        "score",
+        "take",
+        "prepare",
+        "take",
+        "prepare",
+        "take",
+        "logprobs",
+    ]  # of the policy, then of each critic rank
+    assert kinds == [*step, "generate", *scoring, "update", "push", "generate", "score", "save"]
+
+
+def test_every_rank_gets_its_own_answers_and_scores(tmp_path: Path) -> None:
+    settings = config(tmp_path, "steps=1", "samples_per_prompt=2")
+    world = World(settings, length=lambda r: float(r.prompt.row.id[1:]) + 100 * r.sample_index)
+    world.run()
+    asked = [
+        row_id for event in world.of("generate")[-4:-2] for row_id in event[2]
+    ]  # the last two are the evaluation's
+    seen = [pair for event in world.of("take", "policy") for pair in event[2]]
+    assert seen == [(row_id, sample) for row_id in asked for sample in (0, 1)]
+    assert [event[2] for event in world.of("take", "policy")] == [event[2] for event in world.of("take", "critic")]
+    assert [event[2] for event in world.of("prepare", "critic")] == [None, None]
+    expected = [float(row_id[1:]) + 100 * sample + 0.25 for row_id, sample in seen]
+    for role in ("policy", "critic"):
+        assert [score for event in world.of("update", role) for score in event[3]] == expected
+
+
+def test_critic_ranks_get_the_trunk_that_they_share(tmp_path: Path) -> None:
+    same = "{mode: last_n, num_layers: 1}"
+    world = World(config(tmp_path, "steps=1", f"policy.train={same}", f"critic.train={same}"))
+    world.run()
+    assert [event[2] for event in world.of("prepare", "critic")] == ["trunk of policy[0]", "trunk of policy[1]"]
+
+
+def test_versions(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=3"))
+    world.run()
+    assert [event[2:] for event in world.of("push", "policy[0]")] == [
+        (version, ["rollout[0]", "rollout[1]"]) for version in range(4)
+    ]
+    assert [event[2:] for event in world.of("push", "policy[1]")] == [(version, []) for version in range(4)]
+    assert [row["weights/version"] for row in world.rows] == [0, 1, 2]
+    assert all(row["weights/bytes"] == 20 for row in world.rows)
+
+
+def test_a_lost_sync_stops_the_run(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=3", "checkpoint.every=1"))
+    world.sync.push(0, "first weight sync")
+    world.policy[0].pushes = False
+    with pytest.raises(RunError, match=r"step 1: answers carry weight versions \[0\]; a sync was lost"):
+        world.coordinator.run()
+    assert [row["step"] for row in world.rows] == [0]
+
+
+def test_seeds_differ_by_step_engine_and_purpose(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=3"))
+    world.run()
+    seeds = [event[3] for event in world.of("generate")]
+    assert len(seeds) == 2 * (3 + 2)  # engines times steps and evaluations
+    assert len(set(seeds)) == len(seeds)
+    again = World(config(tmp_path / "again", "steps=3"))
+    again.run()
+    assert [event[3] for event in again.of("generate")] == seeds
+
+
+def test_kl_controller_moves_once_a_step(tmp_path: Path) -> None:
+    adaptive = "algorithm.kl={controller: adaptive, coef: 0.1, target: 1.0, horizon: 80}"
+    world = World(config(tmp_path, "steps=3", adaptive), kl=lambda step: [2.0, 0.9, 0.0][step])
+    world.run()
+    # 8 sequences a step: +0.2 * 8/80, then -0.1 * 8/80, then -0.2 * 8/80.
+    first, second, third = 0.1, 0.1 * 1.02, 0.1 * 1.02 * 0.99
+    assert [row["kl/coef"] for row in world.rows] == pytest.approx([first, second, third])
+    assert world.kl.value == pytest.approx(third * 0.98)
+    assert [event[4] for event in world.of("update", "policy[1]")] == pytest.approx([first, second, third])
+
+
+def test_checkpoints_at_the_right_steps_and_the_best_kept(tmp_path: Path) -> None:
+    by_version = [0.0, 0.3, 0.9, 0.4, 0.5, 0.6]
+    settings = config(tmp_path, "steps=5", "checkpoint={every: 2, keep_last: 1}", "evaluation.every=1")
+    world = World(settings, length=lambda rollout: by_version[rollout.weight_version])
+    world.run()
+    assert [event[2] for event in world.of("save", "critic[1]")] == [f"step-00000{n}.partial" for n in (2, 4, 5)]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000002", "step-000005"]
+    state = json.loads((tmp_path / "checkpoints/step-000005/state.json").read_text("utf-8"))
+    assert (state["step"], state["best_step"], state["best_score"]) == (5, 2, pytest.approx(0.9 + 0.25))
+    assert [row["eval/mixed"] for row in world.rows] == pytest.approx([score + 0.25 for score in by_version[1:]])
+
+
+def test_omissions_are_counted_and_failures_stop(tmp_path: Path) -> None:
+    def sometimes(rollout: Rollout) -> float | str:
+        return "TimeoutError: slow" if rollout.prompt.row.id in ("p03", "p07") else 1.0
+
+    world = World(config(tmp_path / "omit", "steps=3", "rewards.length.on_failure=omit"), length=sometimes)
+    world.run()
+    batches = [event[2] for event in world.of("generate")]
+    for step, row in enumerate(world.rows):
+        asked = batches[2 + 2 * step] + batches[3 + 2 * step]  # after the evaluation's two
+        failed = sum(row_id in ("p03", "p07") for row_id in asked)
+        assert row["omitted/length"] == failed
+        # A sample without `length` (weight 1 of 1.5) has `repetition` alone: 0.5 * 0.5 * 1.5 / 0.5.
+        assert row["score/mixed"] == pytest.approx(((8 - failed) * 1.25 + failed * 0.75) / 8)
+        assert row["score/length"] == 1.0
+    assert sum(row["omitted/length"] for row in world.rows) > 0
+
+    world = World(config(tmp_path / "stop", "steps=3"), length=sometimes)
+    with pytest.raises(
+        RewardFailure, match=r"^step \d: reward 'length' failed on .*TimeoutError: slow; mend the source"
+    ):
+        world.run()
+
+
+def test_penalty_for_a_missing_end_token(tmp_path: Path) -> None:
+    settings = config(tmp_path, "steps=1", "algorithm.missing_eos_penalty=0.75")
+    world = World(settings, endless=lambda row_id: int(row_id[1:]) % 2 == 1)
+    metrics = world.run()
+    ids = [row_id for event in world.of("take", "policy") for row_id, _ in event[2]]
+    scores = [score for event in world.of("update", "policy") for score in event[3]]
+    assert scores == [1.25 - (0.75 if int(row_id[1:]) % 2 else 0.0) for row_id in ids]
+    assert metrics["score/mixed"] == 1.25  # the penalty is the algorithm's, not a source's
+    assert metrics["length/ended_share"] == sum(int(row_id[1:]) % 2 == 0 for row_id in ids) / 8
+
+
+def test_numbers_that_are_not_finite_stop_before_engines_and_checkpoints_see_them(tmp_path: Path) -> None:
+    settings = config(tmp_path, "steps=3", "checkpoint.every=1")
+    world = World(settings, kl=lambda step: float("inf") if step == 1 else 0.5)
+    with pytest.raises(RunError, match=r"step 1: kl/mean_per_sequence is inf: training has diverged"):
+        world.run()
+    assert [event[2] for event in world.of("push", "policy[0]")] == [0, 1]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000001"]
+
+
+def test_engine_and_trainer_that_disagree_stop_the_run(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=1", "sync.max_logprob_gap=1.0e-5"))
+    with pytest.raises(RunError, match=r"step 0: engine and trainer log-probabilities .* differ by 0\.0001 nats"):
+        world.run()
+    assert not world.of("update")
+
+
+def test_devices_are_handed_over_between_phases(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=1", "rollout.sleep_between_phases=true"))
+    world.run()
+    order = [event[:2] for event in world.events]
+    awake, asleep = order.index(("rollout[0]", "wake")), order.index(("rollout[0]", "sleep"))
+    assert order.index(("policy[0]", "offload")) < order.index(("critic[1]", "offload")) < awake
+    assert asleep < order.index(("policy[0]", "reload"))
+    assert [kind for _, kind in order[awake:asleep] if kind != "wake"] == ["generate", "generate"]
+
+
+def test_samples_are_those_of_the_step(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=2", "logging.samples_per_step=3"))
+    world.run()
+    samples = read_samples(tmp_path / "samples.jsonl")
+    assert [sample.step for sample in samples] == [0, 0, 0, 1, 1, 1]
+    for sample in samples:
+        number = int(sample.prompt_id[1:])
+        assert sample.response == f"answer 0 to {sample.prompt_id}"
+        assert sample.messages == [{"role": "user", "content": f"question {number}"}]
+        assert sample.raw == {"length": 1.0, "repetition": 0.5}
+        assert (sample.mixed, sample.num_tokens) == (1.25, 3)
+
+
+def test_a_resumed_run_goes_on_as_one_that_was_not_interrupted(tmp_path: Path) -> None:
+    overrides = (
+        "algorithm.kl={controller: adaptive, coef: 0.1, target: 1.0, horizon: 80}",
+        "rewards.length.normalise=running_std",
+        "checkpoint.every=1",
+        "evaluation.every=1",
+    )
+
+    def score(rollout: Rollout) -> float:
+        return (int(rollout.prompt.row.id[1:]) * 7 + rollout.weight_version * 3) % 11 - (rollout.weight_version == 3)
+
+    whole = World(config(tmp_path / "whole", "steps=4", *overrides), length=score)
+    whole.run()
+    World(config(tmp_path / "parts", "steps=2", *overrides), length=score).run()
+    rest = World(config(tmp_path / "parts", "steps=4", *overrides), length=score, first_step=2)
+    latest = rest.store.latest()
+    assert latest is not None and latest[0] == 2
+    rest.coordinator.load(latest[1])
+    rest.run(first_step=2)
+
+    def learning(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows]
+
+    assert [row["step"] for row in rest.rows] == [0, 1, 2, 3]
+    assert learning(rest.rows) == learning(whole.rows)
+    states = [json.loads((w.folder / "checkpoints/step-000004/state.json").read_text("utf-8")) for w in (whole, rest)]
+    assert states[0] == states[1]
+    assert [event[2] for event in rest.of("load")] == ["step-000002"] * 4

@@ -1,0 +1,106 @@
+"""What needs no Ray: cutting a batch into chunks, busy time, whether a folder may be resumed."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from actors.generation import cut
+from actors.resume import check_same_run
+from actors.weights import transfer_backend
+from actors.worker import Worker, busy, union_s
+from rayrl.config.load import dump, load
+from rayrl.errors import UserError
+
+
+def test_cut_by_hand() -> None:
+    assert cut(4, 1, 1) == [(0, 4, 0, 0)]
+    assert cut(4, 1, 2) == [(0, 2, 0, 0), (2, 4, 0, 1)]
+    assert cut(4, 2, 1) == [(0, 2, 0, 0), (2, 4, 1, 0)]
+    assert cut(12, 3, 2) == [(0, 4, 0, 0), (4, 6, 1, 0), (6, 8, 1, 1), (8, 12, 2, 1)]
+
+
+@given(st.integers(1, 200), st.integers(1, 12), st.integers(1, 12))
+def test_cut_gives_every_prompt_to_one_engine_and_one_rank(num_prompts: int, engines: int, ranks: int) -> None:
+    pieces = cut(num_prompts, engines, ranks)
+    assert [i for start, stop, _, _ in pieces for i in range(start, stop)] == list(range(num_prompts))
+    assert all(start < stop for start, stop, _, _ in pieces)
+    assert len(pieces) <= engines + ranks - 1
+    for column, parts in ((2, engines), (3, ranks)):
+        owners = [piece[column] for piece in pieces]
+        assert owners == sorted(owners)  # consecutive prompts
+        assert set(owners) <= set(range(parts))
+        sizes = [
+            sum(stop - start for start, stop, *owner in pieces if owner[column - 2] == part) for part in range(parts)
+        ]
+        assert max(sizes) - min(sizes) <= 1 + (num_prompts % parts > 0)
+        if num_prompts % parts == 0:
+            assert set(sizes) == {num_prompts // parts}
+
+
+def test_union_s_by_hand() -> None:
+    assert union_s([]) == 0
+    assert union_s([(1.0, 3.0)]) == 2
+    assert union_s([(0.0, 1.0), (2.0, 4.0)]) == 3  # apart
+    assert union_s([(2.0, 4.0), (0.0, 3.0)]) == 4  # overlapping, out of order
+    assert union_s([(0.0, 10.0), (2.0, 3.0), (4.0, 5.0)]) == 10  # nested
+    assert union_s([(0.0, 1.0), (1.0, 2.0), (1.0, 1.0)]) == 2  # touching; one of no length
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 10))))
+def test_union_s_counts_every_second_once(begin_and_length: list[tuple[int, int]]) -> None:
+    intervals = [(float(a), float(a + length)) for a, length in begin_and_length]
+    seconds = {second for a, length in begin_and_length for second in range(a, a + length)}
+    assert union_s(intervals) == len(seconds)
+
+
+class Busy(Worker):
+    @busy
+    def work(self, fail: bool) -> str:
+        if fail:
+            raise ValueError("work failed")
+        return "done"
+
+
+def test_busy_time_counts_failures_too() -> None:
+    worker = Busy()
+    assert worker.work(False) == "done"
+    with pytest.raises(ValueError, match="work failed"):
+        worker.work(True)
+    taken = worker.take_intervals()
+    assert len(taken) == 2
+    assert all(begin <= end for begin, end in taken)
+    assert worker.take_intervals() == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "backend"),
+    [
+        ([], "shared_memory"),
+        (["rollout.gpus_per_engine=1"], "nccl"),
+        (["rollout.gpus_per_engine=1", "cluster.colocate=[[policy, critic]]"], "nccl"),
+        (["rollout.gpus_per_engine=0.5", "cluster.colocate=[[policy, rollout]]"], "ipc"),
+        (["rollout.gpus_per_engine=1", "rollout.backend=hf"], "shared_memory"),
+        (["rollout.gpus_per_engine=1", "sync.backend=shared_memory"], "shared_memory"),
+    ],
+)
+def test_transfer_backend(overrides: list[str], backend: str) -> None:
+    assert transfer_backend(load("tiny", overrides)) == backend
+
+
+def test_which_settings_a_resumed_run_may_change(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    config = load("tiny", [f"output_dir={folder}"])
+    check_same_run(config, folder)  # nothing there
+    folder.mkdir()
+    check_same_run(config, folder)  # an empty folder
+    (folder / "config.yaml.new").touch()
+    check_same_run(config, folder)  # a start that was killed while it wrote
+    (folder / "config.yaml").write_text(dump(config), "utf-8")
+    allowed = ["steps=9", "checkpoint.every=1", "logging.samples_per_step=0", "cluster.step_timeout_s=60"]
+    check_same_run(load("tiny", [f"output_dir={folder}", *allowed]), folder)
+    for change in ("seed=1", "rewards.length.weight=2", "policy.optimizer.lr=0.1", "data.prompts=consultations-zh"):
+        with pytest.raises(UserError) as caught:
+            check_same_run(load("tiny", [change]), folder)
+        assert change.split("=")[0].replace("length", "0") in str(caught.value).replace("rewards:", "rewards.0.weight:")
