@@ -7,8 +7,8 @@
 
 The work: SmolLM2-135M-Instruct in bf16 as policy, reference and start of the critic; the first `--prompts` rows of
 `consultations-en`; exactly 64 new tokens each at temperature 1; a rule that costs nothing; 4 PPO epochs of 1 minibatch.
-`last2` trains the last two blocks and the final norm of policy and critic, and the critic's head. An iteration runs from
-the end of one to the end of the next, generation and weight sync included; the first, which warms up, isn't in the
+`last2` trains the last two blocks and the final norm of policy and critic, and the critic's head. An iteration runs
+from the end of one to the end of the next, generation and weight sync included; the first, which warms up, isn't in the
 medians. `--against-trl` runs scripts/bench_peer_trl.py in turn with this (other, this, other, this ...) and prints the
 ratio of medians.
 """
