@@ -1,4 +1,4 @@
-"""Kill a run's driver with SIGKILL at random moments, start it again, compare the end with an unbroken run's bit for bit.
+"""Kill a run's driver with SIGKILL at random moments, start it again, and compare its end with an unbroken run's.
 
     .venv/bin/python scripts/soak_kill.py --moments 5 --seed 0
 
