@@ -14,6 +14,8 @@ from rayrl.learners.policy import PolicyLearner
 from rayrl.models.builtin import resolve_model
 from rayrl.types import Prompt, PromptRow, Rollout
 
+torch.set_num_threads(1)  # for matrices as small as these a second thread only waits
+CPU = torch.device("cpu")
 PAD_ID = 0
 MAX_NEW_TOKENS = 12
 

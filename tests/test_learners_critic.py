@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner_cases import PAD_ID, critic_learner, make_rollouts, make_scores
+from learner_cases import PAD_ID, critic_learner, make_rollouts, make_scores, policy_learner
 from naive_ppo import advantages_and_returns, sequence_ids, step
 from transformers import PreTrainedModel
 
@@ -122,6 +122,14 @@ def test_a_critic_from_a_reward_model_starts_with_its_scores(reward_checkpoint: 
     shorter = [Rollout(r.prompt, 0, r.response_ids_T[:-1], r.engine_logprobs_T[:-1], "", False, 0) for r in rollouts]
     scores = RewardModel(reward_checkpoint, "fp32", PAD_ID, 4).score(shorter)
     np.testing.assert_allclose([v[-1] for v in values], scores, atol=1e-5)
+
+
+def test_a_critic_reads_the_policys_trunk_as_its_own() -> None:
+    learner, rollouts = critic_learner(ROWS, train=TRAIN["last_n"]), make_rollouts(ROWS)
+    run_update(learner)
+    own = learner.prepare(rollouts)
+    below = policy_learner(ROWS, train=TRAIN["last_n"]).encode(rollouts)
+    assert all(np.array_equal(a, b) for a, b in zip(own, learner.prepare(rollouts, below), strict=True))
 
 
 @pytest.mark.parametrize("train", TRAIN)

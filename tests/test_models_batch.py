@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learner_cases import make_rollout, make_rollouts
 
-from rayrl.models.batch import micro_batches, pad_responses, token_batch, unpad
+from rayrl.models.batch import from_arrays, micro_batches, pad_responses, to_arrays, token_batch, unpad
 from rayrl.models.builtin import resolve_model
 from rayrl.models.heads import CriticModule, PolicyModule
 from rayrl.models.loading import load_causal_lm, load_scorer, score_head
@@ -57,6 +57,13 @@ def test_micro_batches_cover_each_row_once_in_order(rows: int, size: int) -> Non
     slices = list(micro_batches(rows, size))
     assert [i for part in slices for i in range(part.start, part.stop)] == list(range(rows))
     assert all(0 < part.stop - part.start <= size for part in slices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_tensors_come_back_from_arrays_bit_for_bit(dtype: torch.dtype) -> None:
+    tensors = [torch.randn(2, 3).to(dtype), torch.zeros(0, 4, dtype=dtype)]
+    back = from_arrays(to_arrays(tensors))
+    assert all(a.dtype == b.dtype and torch.equal(a, b) for a, b in zip(back, tensors, strict=True))
 
 
 @pytest.fixture(scope="module")

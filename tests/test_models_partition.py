@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from learner_cases import CPU
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
@@ -54,7 +55,6 @@ ARCHITECTURES = {
     "mistral": MistralConfig(**SIZES, sliding_window=4),
 }
 IDS_BL = torch.arange(3, 27).view(2, 12)
-CPU = torch.device("cpu")
 
 
 def make_model(config: PretrainedConfig) -> PreTrainedModel:

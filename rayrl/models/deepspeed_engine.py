@@ -135,8 +135,8 @@ class TrainEngine:
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote (a collective)."""
-        loaded, _ = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
-        if loaded is None:
+        found = (folder / "state").is_dir()  # without the folder DeepSpeed fails on an assertion that names nothing
+        if not found or self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)[0] is None:
             raise FileNotFoundError(f"no trainer state under {folder}")
 
     def offload(self) -> None:
