@@ -8,7 +8,6 @@ later step depends on is in `state_dict` and in the actors' own checkpoints, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import ray
 from actors.evaluation import HeldOut
 from actors.generation import Batch, Generation
 from actors.group import Group
+from actors.metrics import batch_metrics, require_finite, training_samples
 from actors.scoring import Scoring
 from actors.weights import WeightSync
 from actors.worker import union_s
@@ -101,11 +101,14 @@ class Coordinator:
         for step in range(self._first_step, self.config.steps):
             batch = self._generate(step)
             prepared = self._score(step, batch)
-            metrics = self._batch_metrics(step, batch, prepared)
+            metrics = batch_metrics(step, batch, prepared.scores, prepared.stats)
+            self._sync.check(step, self._first_step, metrics["engine/logprob_gap"])
             metrics |= self._update(step, batch, prepared)
             with self._progress.phase("sync"):
                 metrics["weights/bytes"] = self._sync.push(step + 1, f"step {step}, weight sync")
-            self._evaluate_log_checkpoint(step, metrics, self._samples(step, batch, prepared.scores))
+            rows = [self._prompts[i].row for i in self._order.batch(step)]
+            samples = training_samples(step, batch, rows, prepared.scores, self.config.logging.samples_per_step)
+            self._evaluate_log_checkpoint(step, metrics, samples)
         return self._last_metrics
 
     def _generate(self, step: int) -> Batch:
@@ -175,7 +178,7 @@ class Coordinator:
                 names += roles.critic.names
             answers = wait_for(refs, self.config.cluster.step_timeout_s, f"step {step}, update", names)
         metrics = {"kl/coef": coef, **answers[0], **(answers[ranks] if roles.critic else {})}
-        _require_finite(step, metrics)
+        require_finite(step, metrics)
         self._kl.update(metrics["kl/mean_per_sequence"], len(final))
         return metrics
 
@@ -183,71 +186,21 @@ class Coordinator:
         penalty = self.config.algorithm.missing_eos_penalty
         return [s - (0.0 if info.ended else penalty) for s, info in zip(scores.mixed_B, batch.infos, strict=True)]
 
-    def _batch_metrics(self, step: int, batch: Batch, prepared: Prepared) -> dict[str, float]:
-        scores, stats = prepared.scores, prepared.stats
-        lengths = [info.num_tokens for info in batch.infos]
-        tokens = sum(stat["tokens"] for stat in stats)
-        gap = sum(stat["gap_sum"] for stat in stats) / tokens
-        metrics = {
-            "score/mixed": _mean(scores.mixed_B),
-            "length/mean": _mean(lengths),
-            "length/max": float(max(lengths)),
-            "length/ended_share": _mean([float(info.ended) for info in batch.infos]),
-            "engine/logprob_gap": gap,
-            "engine/logprob_gap_max": max(stat["gap_max"] for stat in stats),
-            "policy/entropy": sum(stat["entropy_sum"] for stat in stats) / tokens,
-            "weights/version": float(step),
-            "tokens/response": float(sum(lengths)),
-        }
-        for name, raw in scores.raw.items():
-            given = [score for score in raw if score is not None]
-            normalised = [score for score in scores.normalised[name] if score is not None]
-            if given:
-                metrics |= {f"score/{name}": _mean(given), f"score_normalised/{name}": _mean(normalised)}
-            metrics[f"omitted/{name}"] = float(scores.omitted[name])
-        _require_finite(step, metrics)
-        self._sync.check(step, self._first_step, gap)
-        return metrics
-
-    def _samples(self, step: int, batch: Batch, scores: MixedScores) -> list[Sample]:
-        rows = {prompt.row.id: prompt.row for prompt in (self._prompts[i] for i in self._order.batch(step))}
-        samples: list[Sample] = []
-        for i, info in enumerate(batch.infos):
-            if info.text is None or len(samples) == self.config.logging.samples_per_step:
-                continue
-            row = rows[info.prompt_id]
-            raw = {name: column[i] for name, column in scores.raw.items()}
-            normalised = {name: column[i] for name, column in scores.normalised.items()}
-            samples.append(
-                Sample(
-                    step,
-                    "train",
-                    row.id,
-                    row.messages,
-                    info.text,
-                    row.reference,
-                    raw,
-                    normalised,
-                    scores.mixed_B[i],
-                    info.num_tokens,
-                )
-            )
-        return samples
-
     def _evaluate_log_checkpoint(self, step: int, metrics: dict[str, float], samples: list[Sample]) -> None:
         config, done = self.config, step + 1
-        last = done == config.steps
+        last, best = done == config.steps, False
         if last or (config.evaluation.every and done % config.evaluation.every == 0):
             with self._progress.phase("evaluate"):
                 metrics |= self._heldout.metrics(self._heldout.run(done))
-            if self._best is None or metrics["eval/mixed"] > self._best[1]:
+            best = self._best is None or metrics["eval/mixed"] > self._best[1]
+            if best:
                 self._best = (done, metrics["eval/mixed"])
         metrics |= self._times(metrics["tokens/response"])
         self._log.samples(samples)
         self._log.metrics(step, metrics)
         self._progress.finish_step(metrics)
         self._last_metrics = metrics
-        if last or done % config.checkpoint.every == 0:
+        if last or done % config.checkpoint.every == 0 or (best and config.checkpoint.keep_best):
             with self._progress.phase("checkpoint"):
                 self.save(done)
 
@@ -305,17 +258,3 @@ class Coordinator:
         self._scoring.mixture.load_state_dict(state["mixture"])
         if state["best_step"] is not None:
             self._best = (state["best_step"], state["best_score"])
-
-
-def _require_finite(step: int, metrics: Mapping[str, float]) -> None:
-    """Stops before weights that such numbers come from reach an engine or a checkpoint."""
-    bad = [f"{name} is {value}" for name, value in metrics.items() if not math.isfinite(value)]
-    if bad:
-        raise RunError(
-            f"step {step}: {', '.join(bad[:4])}: training has diverged; start again in another output_dir "
-            "with lower learning rates (policy.optimizer.lr, critic.optimizer.lr) or bounded scores (mixture.clip)"
-        )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

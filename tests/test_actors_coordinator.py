@@ -196,14 +196,17 @@ def test_kl_controller_moves_once_a_step(tmp_path: Path) -> None:
 
 
 def test_checkpoints_at_the_right_steps_and_the_best_kept(tmp_path: Path) -> None:
-    by_version = [0.0, 0.3, 0.9, 0.4, 0.5, 0.6]
+    by_version = [0.0, 0.3, 0.2, 0.9, 0.5, 0.6]
     settings = config(tmp_path, "steps=5", "checkpoint={every: 2, keep_last: 1}", "evaluation.every=1")
     world = World(settings, length=lambda rollout: by_version[rollout.weight_version])
     world.run()
-    assert [event[2] for event in world.of("save", "critic[1]")] == [f"step-00000{n}.partial" for n in (2, 4, 5)]
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000002", "step-000005"]
+    assert [event[2] for event in world.of("save", "critic[1]")] == [
+        f"step-00000{n}.partial"
+        for n in (1, 2, 3, 4, 5)  # 1 and 3 are the best so far, 2 and 4 due, 5 the last
+    ]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step-000003", "step-000005"]
     state = json.loads((tmp_path / "checkpoints/step-000005/state.json").read_text("utf-8"))
-    assert (state["step"], state["best_step"], state["best_score"]) == (5, 2, pytest.approx(0.9 + 0.25))
+    assert (state["step"], state["best_step"], state["best_score"]) == (5, 3, pytest.approx(0.9 + 0.25))
     assert [row["eval/mixed"] for row in world.rows] == pytest.approx([score + 0.25 for score in by_version[1:]])
 
 
