@@ -72,6 +72,32 @@ def test_norm_clip_and_rates_equal_plain_torch(stage: int) -> None:
 
 
 @pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_moments_leave_and_come_back_between_steps(dtype: str, stage: int) -> None:
+    """Every stage keeps them in an optimizer of another kind. To a "meta" device and back they are really gone."""
+    results = []
+    for moves in ([], ["offload", "reload"]):
+        module = Product().to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+        engine = TrainEngine(module, TrainerConfig(dtype=dtype, zero_stage=stage), 1, 4)
+        for _ in range(3):
+            x = torch.tensor([1.0, 2.0, 3.0], dtype=module.weight.dtype)
+            engine.backward(engine(x).square())
+            for move in moves:
+                getattr(engine, move)()
+        results.append(exported(engine, module))
+    assert torch.equal(*results)
+    engine._move_moments(torch.device("meta"))
+    states = list(engine.engine.basic_optimizer.state.values())
+    assert states and all(state["exp_avg"].is_meta and state["exp_avg_sq"].is_meta for state in states)
+
+
+def exported(engine: TrainEngine, module: Product) -> Tensor:
+    with engine.gathered([module.weight]):
+        return module.weight.detach().clone()
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_there_is_no_norm_before_the_first_step() -> None:
     engine = TrainEngine(Product(), TrainerConfig(dtype="fp32"), 1, 4)
     with pytest.raises(AssertionError, match="first optimizer step"):

@@ -140,12 +140,23 @@ class TrainEngine:
             raise FileNotFoundError(f"no trainer state under {folder}")
 
     def offload(self) -> None:
-        """Moves optimizer state off the device between phases."""
-        self.engine.offload_states()
+        """Moves the optimizer's moments to host memory between phases.
+
+        DeepSpeed's own `offload_states` knows only some of its stages and, under ZeRO-3, only its fused Adam.
+        """
+        self._move_moments(torch.device("cpu"))
+        if device().type == "cuda":
+            torch.cuda.empty_cache()
 
     def reload(self) -> None:
-        """Brings it back."""
-        self.engine.reload_states()
+        """Brings them back to where the optimizer's parameters are."""
+        self._move_moments(None)
+
+    def _move_moments(self, to: torch.device | None) -> None:
+        for param, state in self.engine.basic_optimizer.state.items():
+            for name, value in state.items():
+                if isinstance(value, Tensor) and value.dim() > 0:  # AdamW keeps its step count on the CPU
+                    state[name] = value.to(param.device if to is None else to)
 
 
 def _deepspeed_config(config: TrainerConfig, accumulation: int) -> dict[str, Any]:
