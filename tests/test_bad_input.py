@@ -265,8 +265,8 @@ def test_nan_score_stops_the_run(
     entry = {"name": "flaky", "kind": "function", "path": "flaky_reward.score", "cpus_per_worker": 0.05}
     # Calls 1 to 4 are the evaluation before training, 5 to 8 step 0, and 11 is the third sample of step 1.
     message = failed_run(tmp_path / "run", capsys, monkeypatch, f"rewards={json.dumps([entry])}")
-    assert "step 1, reward flaky" in message or "step 1: reward 'flaky' failed on 1 of 4 samples" in message
-    assert "first on sample 2" in message
+    assert "step 1: reward 'flaky' failed on 1 of 4 samples, first on sample 2" in message
+    assert "the score is nan" in message
     assert len((tmp_path / "run/metrics.jsonl").read_text("utf-8").splitlines()) == 1
 
 
