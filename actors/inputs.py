@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,9 +12,9 @@ import numpy as np
 
 from actors.reward import rule_or_function
 from rayrl.config.ppo import PPOConfig
-from rayrl.data.chat import encode_prompts, end_token_ids, load_tokenizer
+from rayrl.data.chat import encode_prompts, end_token_ids, load_tokenizer, with_system
 from rayrl.data.prompts import ReadResult, check_rejected, read_prompts, write_rejected
-from rayrl.data.split import check_disjoint, choose, split_heldout
+from rayrl.data.split import check_disjoint, choose, conversation_key, split_heldout
 from rayrl.errors import UserError
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import (
@@ -26,7 +26,7 @@ from rayrl.models.loading import (
     weights_hash,
 )
 from rayrl.rewards.mixture import Mixture
-from rayrl.types import Prompt, Rollout
+from rayrl.types import Prompt, PromptRow, Rollout
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_inputs(config: PPOConfig) -> Inputs:
     tokenizer = load_tokenizer(policy, config.policy.chat_template)
     rewards = _rewards(config, policy)
     critic, new_head = _critic(config, policy, rewards)
-    train, heldout, read = _prompts(config, tokenizer)
+    train, heldout, held_rows, read = _prompts(config, tokenizer)
     from transformers import GenerationConfig
 
     generation = None
@@ -78,7 +78,7 @@ def read_inputs(config: PPOConfig) -> Inputs:
         pad_id=int(tokenizer.pad_token_id),
         train=train,
         heldout=heldout,
-        ptx_rows=_ptx_rows(config, tokenizer, ends),
+        ptx_rows=_ptx_rows(config, tokenizer, ends, held_rows),
         rejected=read,
     )
 
@@ -166,7 +166,8 @@ def _critic(config: PPOConfig, policy: str, rewards: Mapping[str, str | None]) -
     return path, False
 
 
-def _prompts(config: PPOConfig, tokenizer: Any) -> tuple[list[Prompt], list[Prompt], ReadResult]:
+def _prompts(config: PPOConfig, tokenizer: Any) -> tuple[list[Prompt], list[Prompt], Sequence[PromptRow], ReadResult]:
+    """To train on, to evaluate on, all rows that are held out, and what was read."""
     data, limit = config.data, config.rollout.max_prompt_tokens
     prompts, read = encode_prompts(tokenizer, read_prompts(data.prompts), limit, data.system_prompt)
     check_rejected(read, data.max_rejected_fraction)
@@ -181,6 +182,7 @@ def _prompts(config: PPOConfig, tokenizer: Any) -> tuple[list[Prompt], list[Prom
         apart, held = encode_prompts(tokenizer, read_prompts(data.heldout), limit, data.system_prompt)
         check_rejected(held, data.max_rejected_fraction)
         check_disjoint(rows, held.rows)
+        heldout_rows = held.rows
         chosen = {row.id for row in choose(held.rows, config.evaluation.num_prompts)}
         heldout = [prompt for prompt in apart if prompt.row.id in chosen]
     if not train or not heldout:
@@ -188,25 +190,38 @@ def _prompts(config: PPOConfig, tokenizer: Any) -> tuple[list[Prompt], list[Prom
             f"{data.prompts} has {len(rows)} usable prompts, {len(train)} to train on and {len(heldout)} held out: "
             "both need at least one"
         )
-    return train, heldout, read
+    return train, heldout, heldout_rows, read
 
 
-def _ptx_rows(config: PPOConfig, tokenizer: Any, ends: tuple[int, ...]) -> list[Rollout]:
-    """Prompt and reference answer in tokens, for the supervised term."""
+def _ptx_rows(config: PPOConfig, tokenizer: Any, ends: tuple[int, ...], held: Sequence[PromptRow]) -> list[Rollout]:
+    """Prompt and reference answer in tokens, for the supervised term; conversations that are held out are left out."""
     if config.algorithm.ptx is None:
         return []
+    source = config.algorithm.ptx.data
     prompts, read = encode_prompts(
-        tokenizer, read_prompts(config.algorithm.ptx.data), config.rollout.max_prompt_tokens, config.data.system_prompt
+        tokenizer, read_prompts(source), config.rollout.max_prompt_tokens, config.data.system_prompt
     )
     check_rejected(read, config.data.max_rejected_fraction)
-    rows = []
-    for prompt in prompts:
-        if prompt.row.reference is None:
-            continue
-        answer = tokenizer.encode(prompt.row.reference, add_special_tokens=False)[: config.rollout.max_new_tokens - 1]
-        ids = np.array([*answer, tokenizer.eos_token_id], dtype=np.int64)
-        rows.append(Rollout(prompt, 0, ids, np.zeros(len(ids), np.float32), prompt.row.reference, True, 0))
+    apart = {conversation_key(row) for row in held}
+    rows = [
+        _answered(tokenizer, prompt, prompt.row.reference, ends, config)
+        for prompt in prompts
+        if prompt.row.reference is not None and conversation_key(prompt.row) not in apart
+    ]
     if not rows:
-        raise UserError(f"algorithm.ptx.data {config.algorithm.ptx.data}: no row has a reference answer")
-    del ends
+        raise UserError(f"algorithm.ptx.data {source}: no row that isn't held out has a reference answer")
     return rows
+
+
+def _answered(tokenizer: Any, prompt: Prompt, answer: str, ends: tuple[int, ...], config: PPOConfig) -> Rollout:
+    """The reference as the chat template writes an answer, to its end token; a longer one is cut and doesn't end."""
+    turn = tokenizer.apply_chat_template(
+        [*with_system(prompt.row, config.data.system_prompt), {"role": "assistant", "content": answer}],
+        tokenize=True,
+        return_dict=False,
+    )
+    ids = turn[len(prompt.token_ids_P) :]
+    closing = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
+    kept = np.array(ids[: min(closing + 1, config.rollout.max_new_tokens)], dtype=np.int64)
+    ended = bool(kept[-1] in ends)
+    return Rollout(prompt, 0, kept, np.zeros(len(kept), np.float32), answer, ended, 0)

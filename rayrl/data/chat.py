@@ -55,9 +55,7 @@ def encode_prompt(
 
     `system_prompt` goes before conversations that start without a system message.
     """
-    messages = list(row.messages)
-    if system_prompt is not None and messages[0]["role"] != "system":
-        messages.insert(0, Message(role="system", content=system_prompt))
+    messages = with_system(row, system_prompt)
     for number, turn in enumerate(row.messages, start=1):
         found = next((token for token in _special_tokens(tokenizer) if token in turn["content"]), None)
         if found is not None:
@@ -69,6 +67,13 @@ def encode_prompt(
     if len(ids) > max_prompt_tokens:
         return f"the prompt has {len(ids)} tokens, more than rollout.max_prompt_tokens={max_prompt_tokens}"
     return Prompt(row, np.asarray(ids, dtype=np.int64))
+
+
+def with_system(row: PromptRow, system_prompt: str | None) -> list[Message]:
+    """The row's conversation, `system_prompt` before it where it has no system message of its own."""
+    if system_prompt is None or row.messages[0]["role"] == "system":
+        return list(row.messages)
+    return [Message(role="system", content=system_prompt), *row.messages]
 
 
 def encode_prompts(
