@@ -97,7 +97,7 @@ def differences(a: Path, b: Path) -> list[str]:
             changed = [key for key, value in left.items() if key not in right or right[key] != value]
             found += [f"  step {left['step']} {key}: {left[key]!r}" for key in changed]
     files = ["samples.jsonl", *(str(p.relative_to(a)) for p in sorted(a.glob("evaluation/*.jsonl")))]
-    last = f"checkpoints/step-{STEPS:06d}"
+    last = f"checkpoints/{max(path.name for path in a.glob('checkpoints/step-*'))}"
     for model in ("policy", "critic"):
         files += [str(p.relative_to(a)) for p in sorted((a / last / model).glob("*.safetensors"))]
     found += [name for name in files if not (b / name).exists() or (a / name).read_bytes() != (b / name).read_bytes()]
