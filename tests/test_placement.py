@@ -52,9 +52,9 @@ def test_no_critic_without_gae() -> None:
 
 def test_threads_are_whole_cpus_at_least_one() -> None:
     specs = by_name(config(policy={"cpus_per_rank": 4.5}, critic={"cpus_per_rank": 0.5}))
-    assert specs["policy"].env == {"OMP_NUM_THREADS": "4"}
-    assert specs["critic"].env == {"OMP_NUM_THREADS": "1"}
-    assert specs["reward:judge"].env == {"OMP_NUM_THREADS": "3"}
+    assert specs["policy"].env == {"OMP_NUM_THREADS": "4", "GOMP_SPINCOUNT": "20000"}
+    assert specs["critic"].env == {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "20000"}
+    assert specs["reward:judge"].env == {"OMP_NUM_THREADS": "3", "GOMP_SPINCOUNT": "20000"}
 
 
 def test_a_group_follows_its_first_role_and_skips_absent_ones() -> None:
