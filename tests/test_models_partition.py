@@ -123,6 +123,20 @@ def test_lora_trains_the_adapter_alone_and_sends_what_it_adapts() -> None:
     assert {name.split(".")[-2] for name in trainable_names(some)} == {"q_proj", "v_proj"}
 
 
+def test_lora_sends_whole_fused_layers() -> None:
+    """k_proj isn't adapted, nor is any bias, but an engine that fuses q, k and v needs all of them; the MLP stays."""
+    parts = partition(make_model(ARCHITECTURES["qwen2-tied"]), lora(lora_targets=["q_proj", "v_proj"]))
+    shake_adapter(parts)
+    sent = dict(merged_parameters(parts, only_trained=True))
+    whole = dict(merged_parameters(parts, only_trained=False))
+    assert sent.keys() == {name for name in whole if ".self_attn." in name}
+    assert {name.rpartition("self_attn.")[2] for name in sent} == {
+        *(f"{p}_proj.weight" for p in "qkvo"),
+        *(f"{p}_proj.bias" for p in "qkv"),
+    }
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in sent.items())
+
+
 @pytest.mark.parametrize("num_layers", [2, 3])
 def test_as_many_blocks_as_the_model_has_are_refused(num_layers: int) -> None:
     with pytest.raises(UserError, match=f"num_layers is {num_layers}, but the model has 2 blocks"):

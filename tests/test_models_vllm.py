@@ -38,7 +38,7 @@ def test_logprobs_are_hugging_faces_at_the_start(measured: dict[str, Any]) -> No
     assert measured["start"] < 1e-4
 
 
-@pytest.mark.parametrize("what", ["full", "top", "full again"])
+@pytest.mark.parametrize("what", ["full", "top", "full again", "lora"])
 def test_a_sync_brings_the_trainers_weights(measured: dict[str, Any], what: str) -> None:
     """Before it the engine is far off, so what is compared does depend on the weights that were sent."""
     assert measured[f"{what}, before"] > 0.05
@@ -48,7 +48,7 @@ def test_a_sync_brings_the_trainers_weights(measured: dict[str, Any], what: str)
 
 def test_completions_carry_the_version_of_their_weights(measured: dict[str, Any]) -> None:
     assert {one.weight_version for group in measured["first"] for one in group} == {0}
-    assert [measured[f"{what}, versions"] for what in ("full", "top", "full again")] == [{1}, {2}, {3}]
+    assert [measured[f"{what}, versions"] for what in ("full", "top", "full again", "lora")] == [{1}, {2}, {3}, {6}]
 
 
 def test_a_projection_that_stays_packed_as_it_was_would_be_found(

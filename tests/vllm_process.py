@@ -16,11 +16,12 @@ from learner_cases import PAD_ID
 from naive_ppo import response_logprobs
 from transformers import PreTrainedModel
 
-from rayrl.config.ppo import RolloutConfig
+from rayrl.config.ppo import RolloutConfig, TrainableConfig
 from rayrl.models import weight_transfer
 from rayrl.models.builtin import resolve_model
 from rayrl.models.engine import Engine, load_engine
 from rayrl.models.loading import load_causal_lm
+from rayrl.models.partition import merged_parameters, partition
 from rayrl.models.weights import pack
 from rayrl.types import Prompt, PromptRow, Rollout
 
@@ -103,7 +104,22 @@ def measure(name: str, engine: Engine) -> dict[str, Any]:
     except Exception as error:  # the test looks at it
         out["without begin"] = f"{type(error).__name__}: {error}"
     out["after the bad transfer"] = gap(engine, model)
-    return out
+    return out | lora(engine, model)
+
+
+def lora(engine: Engine, model: PreTrainedModel) -> dict[str, Any]:
+    """A sync of an adapter on q and v alone, which vLLM holds fused with k; the engine has the model's weights."""
+    parts = partition(model, TrainableConfig(mode="lora", lora_rank=4, lora_targets=["q_proj", "v_proj"]))
+    assert parts.adapter is not None
+    torch.manual_seed(10)
+    for name, param in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(param, std=0.2)
+    named = [(name, tensor.clone()) for name, tensor in merged_parameters(parts, only_trained=True)]
+    merged = parts.adapter.merge_and_unload()  # type: ignore[operator]
+    out: dict[str, Any] = {"lora, before": gap(engine, merged), "lora, buckets": sync(engine, named, 6)}
+    versions = {one.weight_version for group in sample(engine) for one in group}
+    return out | {"lora, after": gap(engine, merged), "lora, versions": versions}
 
 
 def main() -> None:

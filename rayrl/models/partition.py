@@ -166,6 +166,8 @@ def merged_parameters(parts: Partition, only_trained: bool) -> Iterator[tuple[st
     """(name in the base checkpoint, tensor) of all or of the trained parameters, LoRA merged in.
 
     Never a copy of the whole model: a merged tensor is made when its turn comes. Under ZeRO-3 the caller gathers first.
+    With the trained ones under LoRA goes all that lies in the same attention or MLP: vLLM fuses q, k and v (gate and
+    up) into one layer, and its reload makes a layer anew, so one that got a part would hold garbage in the rest.
     """
     if parts.adapter is None:
         for name, param in parts.model.named_parameters():
@@ -176,8 +178,10 @@ def merged_parameters(parts: Partition, only_trained: bool) -> Iterator[tuple[st
     for name, module in adapted.items():
         base = module.get_base_layer()  # type: ignore[operator]
         yield name, (base.weight + module.get_delta_weight("default")).to(base.weight.dtype).detach()  # type: ignore[operator]
-    if not only_trained:
-        for name, param in parts.model.named_parameters():
-            plain = name.replace(".base_layer.", ".")
-            if "lora_" not in name and plain not in adapted:
-                yield plain, param.detach()
+    touched = tuple({name.rsplit(".", 2)[0] + "." for name in adapted})
+    for name, param in parts.model.named_parameters():
+        plain = name.replace(".base_layer.", ".")
+        if "lora_" in name or plain in adapted:
+            continue
+        if not only_trained or plain.startswith(touched):
+            yield plain, param.detach()
