@@ -25,7 +25,7 @@ from rayrl.learners.ptx import PTXBatches
 from rayrl.learners.schedule import minibatch_schedule
 from rayrl.learners.shard import Shard, accumulation_steps
 from rayrl.models.deepspeed_engine import TrainEngine
-from rayrl.models.heads import PolicyModule
+from rayrl.models.heads import PolicyModule, check_projection
 from rayrl.models.loading import device, load_causal_lm
 from rayrl.models.partition import Partition, check_views, frozen_copy, merged_parameters, partition
 from rayrl.models.weights import Bucket, pack
@@ -62,6 +62,7 @@ class PolicyLearner:
         torch.manual_seed(seed)  # LoRA's first matrices are random and must be the same on every rank
         model = load_causal_lm(config.model, config.dtype)
         model.to(device())
+        check_projection(model)
         self.parts: Partition = partition(model, config.train)
         check_views(self.parts, device())
         projection = model.get_output_embeddings()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
+from rayrl.errors import UserError
 from rayrl.models.batch import TokenBatch
 from rayrl.models.logprobs import LogprobHead
 from rayrl.models.partition import run
@@ -57,3 +59,21 @@ class CriticModule(nn.Module):
         """Values [B, T], float32: column t is the value of the state in which response token t is chosen."""
         hidden_ND = _at(run(self.top, below), batch.positions_BT, batch.mask_BT)
         return _back(self.head(hidden_ND).float()[:, 0], batch.mask_BT)
+
+
+@torch.no_grad()
+def check_projection(model: PreTrainedModel) -> None:
+    """Stops if the model's log-probabilities aren't those of its output projection alone, which is all PolicyModule
+    reads: models that scale or cap their logits (Cohere, Granite, Gemma 2). Call it before DeepSpeed takes the model.
+    """
+    ids = torch.arange(7, 19, device=model.device)[None] % model.config.vocab_size
+    head = LogprobHead(model.get_output_embeddings())
+    ours = torch.nn.functional.linear(run(model.base_model, ids), head.weight, head.bias)
+    theirs = model(input_ids=ids, use_cache=False).logits
+    gap = (ours.float().log_softmax(-1) - theirs.float().log_softmax(-1)).abs().max().item()
+    rounding = 2 * torch.finfo(ours.dtype).eps * ours.abs().max().item()
+    if not gap <= max(1e-4, rounding):
+        raise UserError(
+            f"{type(model).__name__} does more to its logits than a projection (it scales or caps them): its "
+            f"log-probabilities differ by {gap:.3g} nats from those that rayrl would train on; use another model"
+        )
