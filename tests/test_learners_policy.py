@@ -234,7 +234,10 @@ def test_the_supervised_term_teaches_the_reference_answers() -> None:
     loss = -torch.cat([response_logprobs(plain, answer) for answer in answers]).mean()
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in plain.parameters()])
-    assert run_update(learner, **idle)["policy/grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    metrics = run_update(learner, **idle)
+    assert metrics["policy/grad_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert metrics["loss/ptx"] == pytest.approx(loss.item(), rel=1e-4) and abs(metrics["loss/policy"]) < 1e-6
+    assert "loss/ptx" not in run_update(policy_learner(ROWS), **idle)
     for number in range(1, 5):
         run_update(learner, number, **idle)
     plain.load_state_dict(exported(learner), strict=False)

@@ -54,8 +54,11 @@ def training_plots(rows: Rows) -> list[Plot]:
         ),
         Plot(
             "Losses",
-            "Clipped policy loss and value loss, averaged over a step's updates.",
-            [_panel(rows, "policy", {"policy": "loss/policy"}), _panel(rows, "value", {"value": "loss/value"})],
+            "Clipped policy loss, value loss and the weighted supervised term (if on), averaged over a step's updates.",
+            [
+                _panel(rows, "policy", {"policy": "loss/policy", "supervised": "loss/ptx"}),
+                _panel(rows, "value", {"value": "loss/value"}),
+            ],
         ),
         Plot(
             "Engine against trainer",

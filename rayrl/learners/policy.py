@@ -140,15 +140,16 @@ class PolicyLearner:
         torch.manual_seed(np.random.SeedSequence([self._seed, step]).generate_state(1)[0].item())
         self.train.engine.train()
         sums: PolicySums | None = None
-        loss_sum = grad_norm = 0.0
-        done = 0
+        losses, grad_norm, done = np.zeros(2), 0.0, 0
         schedule = minibatch_schedule(
             self._num_micro_batches, self._algorithm.epochs, self._algorithm.minibatches, self._seed, step
         )
         for indices in schedule:
-            loss, minibatch_sums = self._minibatch(shard, experience, reference, weights, indices, kl_coef, step, done)
+            minibatch_losses, minibatch_sums = self._minibatch(
+                shard, experience, reference, weights, indices, kl_coef, step, done
+            )
             sums = minibatch_sums if sums is None else sums + minibatch_sums
-            loss_sum += loss
+            losses += minibatch_losses
             require_finite(self.train.grad_norm, step, "policy's gradient norm")
             grad_norm += self.train.grad_norm
             done += 1
@@ -156,7 +157,7 @@ class PolicyLearner:
                 break
         assert sums is not None
         return self._metrics(
-            shard, experience, PolicySums.from_tensor(total(sums.to_tensor())), loss_sum, grad_norm, done
+            shard, experience, PolicySums.from_tensor(total(sums.to_tensor())), losses, grad_norm, done
         )
 
     def _importance_weights(self, shard: Shard) -> list[Tensor] | None:
@@ -179,14 +180,15 @@ class PolicyLearner:
         kl_coef: float,
         step: int,
         done: int,
-    ) -> tuple[float, PolicySums]:
+    ) -> tuple[np.ndarray, PolicySums]:
+        """One optimizer step; this rank's shares of the policy loss and the supervised loss [2], and its sums."""
         config = self._algorithm
         tokens = sum(float(shard.batches[i].mask_BT.sum()) for i in indices)
         rows = sum(len(shard.batches[i].mask_BT) for i in indices)
         all_tokens, all_rows = total(torch.tensor([tokens, rows], dtype=torch.float64)).tolist()
         divisor = normaliser(config.loss_aggregation, all_tokens, all_rows, self._max_new_tokens)
         ptx = self._ptx.losses(self, step, done, len(indices)) if self._ptx is not None else None
-        loss_sum, sums = 0.0, None
+        losses, sums = np.zeros(2), None
         for position, i in enumerate(indices):
             batch = shard.batches[i]
             logprobs, entropy = self.train(self._below[i], batch, self._temperature, config.entropy_coef > 0)
@@ -204,16 +206,17 @@ class PolicyLearner:
             if config.kl.place == "loss":
                 loss_BT = loss_BT + kl_coef * kl_per_token(logprobs, reference[i], batch.mask_BT, config.kl.estimator)
             loss = aggregate(loss_BT, batch.mask_BT, config.loss_aggregation, divisor)
-            loss_sum += loss.item()
+            losses[0] += loss.item()
             require_finite(loss.item(), step, "policy loss")
             if ptx is not None:
                 share = ptx(position)
+                losses[1] += share.item()
                 require_finite(share.item(), step, "supervised (PTX) loss")
                 loss = loss + share
             self.train.backward(loss)
             sums = result.sums if sums is None else sums + result.sums
         assert sums is not None
-        return loss_sum, sums
+        return losses, sums
 
     def _past_kl_limit(self, sums: PolicySums) -> bool:
         if self._algorithm.stop_kl is None:
@@ -221,14 +224,15 @@ class PolicyLearner:
         return PolicySums.from_tensor(total(sums.to_tensor())).means()["approx_kl"] > self._algorithm.stop_kl
 
     def _metrics(
-        self, shard: Shard, experience: Experience, sums: PolicySums, loss: float, grad_norm: float, done: int
+        self, shard: Shard, experience: Experience, sums: PolicySums, losses: np.ndarray, grad_norm: float, done: int
     ) -> dict[str, float]:
         kl_sum = float(sum(kl.sum() for kl in experience.kl_per_sequence))
-        loss_all, kl_all, tokens_all, rows_all = total(
-            torch.tensor([loss, kl_sum, shard.num_tokens, shard.num_rows], dtype=torch.float64)
+        loss_all, ptx_all, kl_all, tokens_all, rows_all = total(
+            torch.tensor([*losses, kl_sum, shard.num_tokens, shard.num_rows], dtype=torch.float64)
         ).tolist()
         means = sums.means()
-        return {
+        supervised = {} if self._ptx is None else {"loss/ptx": ptx_all / done}
+        return supervised | {
             "loss/policy": loss_all / done,
             "policy/approx_kl": means["approx_kl"],
             "policy/clip_fraction": means["clip_low"] + means["clip_high"],
