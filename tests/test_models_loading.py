@@ -113,6 +113,11 @@ def test_scores_equal_transformers_own_for_each_sequence_alone(reward_checkpoint
     assert RewardModel(str(reward_checkpoint), "fp32", 9, batch_size).score(rollouts) == pytest.approx(scores, abs=1e-4)
 
 
+def test_bf16_scores_are_not_rounded_to_bf16(reward_checkpoint: Path) -> None:
+    scores = torch.tensor(RewardModel(str(reward_checkpoint), "bf16", PAD_ID, 8).score(make_rollouts(8)))
+    assert (scores != scores.bfloat16().float()).sum() >= 6
+
+
 def test_a_reference_is_frozen_and_reads_at_the_sampling_temperature() -> None:
     from rayrl.models.batch import token_batch
 
