@@ -62,6 +62,7 @@ def read_inputs(config: PPOConfig) -> Inputs:
     rewards = _rewards(config, policy)
     critic, new_head = _critic(config, policy, rewards)
     train, heldout, held_rows, read = _prompts(config, tokenizer)
+    _check_rules(config, [prompt.row for prompt in (*train, *heldout)])
     from transformers import GenerationConfig
 
     generation = None
@@ -193,6 +194,24 @@ def _prompts(config: PPOConfig, tokenizer: Any) -> tuple[list[Prompt], list[Prom
     return train, heldout, heldout_rows, read
 
 
+def _check_rules(config: PPOConfig, rows: Sequence[PromptRow]) -> None:
+    """Rules whose failure stops the run are tried on every row: one that lacks what a rule needs is found here."""
+    for entry in config.rewards:
+        if entry.kind != "rule" or entry.on_failure != "stop":
+            continue
+        rule, errors = rule_or_function(entry), []
+        for row in rows:
+            try:
+                rule(row, "Thank you.")
+            except ValueError as error:
+                errors.append(error)
+        if errors:
+            raise UserError(
+                f"reward {entry.name!r} can't score {len(errors)} of {len(rows)} prompts, so the run would stop: "
+                f"{errors[0]}"
+            ) from errors[0]
+
+
 def _ptx_rows(config: PPOConfig, tokenizer: Any, ends: tuple[int, ...], held: Sequence[PromptRow]) -> list[Rollout]:
     """Prompt and reference answer in tokens, for the supervised term; conversations that are held out are left out."""
     if config.algorithm.ptx is None:
@@ -220,7 +239,13 @@ def _answered(tokenizer: Any, prompt: Prompt, answer: str, ends: tuple[int, ...]
         tokenize=True,
         return_dict=False,
     )
-    ids = turn[len(prompt.token_ids_P) :]
+    start, ids = turn[: len(prompt.token_ids_P)], turn[len(prompt.token_ids_P) :]
+    if start != prompt.token_ids_P.tolist() or not ids:
+        raise UserError(
+            f"algorithm.ptx: row {prompt.row.id!r} with its answer doesn't come out of the chat template as the prompt "
+            "and some tokens after it: give a policy.chat_template that writes an answered conversation as the prompt "
+            "continued"
+        )
     closing = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
     kept = np.array(ids[: min(closing + 1, config.rollout.max_new_tokens)], dtype=np.int64)
     ended = bool(kept[-1] in ends)

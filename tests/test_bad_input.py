@@ -16,9 +16,13 @@ import ray
 from run_cases import ONE_RANK, SMALL, leaves_nothing
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from actors.inputs import _answered
 from rayrl import cli
 from rayrl.config.load import dump, load
+from rayrl.data.chat import encode_prompt
+from rayrl.errors import UserError
 from rayrl.models.builtin import resolve_model, tiny_checkpoint
+from rayrl.types import Message, Prompt, PromptRow
 
 Refused = Callable[..., str]
 
@@ -224,6 +228,33 @@ def test_output_dir(refused: Refused, tmp_path: Path) -> None:
     (earlier / "config.yaml").write_text(dump(load("tiny", [f"output_dir={earlier}"])), "utf-8")
     message = refused("seed=1", "policy.optimizer.lr=1", folder=earlier)
     assert f"{earlier} holds a run with another seed, policy.optimizer.lr: resume with the same settings" in message
+
+
+@pytest.mark.parametrize(
+    ("opening", "answer"), [("answer: ", "assistant: {{ m.content }}"), ("assistant: ", "assistant: ")]
+)
+def test_a_template_that_writes_an_answer_unlike_the_prompt(tmp_path: Path, opening: str, answer: str) -> None:
+    """A prompt that the answered conversation doesn't begin with; an answer of no tokens."""
+    template = (
+        "{% for m in messages %}{% if m.role == 'assistant' %}" + answer + "{% else %}{{ m.content }}\n{% endif %}"
+        "{% endfor %}{% if add_generation_prompt %}" + opening + "{% endif %}"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("tiny-random"))
+    tokenizer.chat_template = template
+    row = PromptRow("row-7", [Message(role="user", content="My knee hurts.")])
+    prompt = encode_prompt(tokenizer, row, 64)
+    assert isinstance(prompt, Prompt)
+    with pytest.raises(UserError, match=r"^algorithm\.ptx: row 'row-7' .* policy\.chat_template"):
+        _answered(tokenizer, prompt, "Since when?", (2,), load("tiny", []))
+
+
+def test_a_supervised_term_that_the_template_cannot_write(refused: Refused) -> None:
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+        "{% if add_generation_prompt %}answer: {% endif %}"
+    )
+    message = refused(f"policy.chat_template={json.dumps(template)}", "algorithm.ptx.data=consultations-en")
+    assert "algorithm.ptx: row" in message and "policy.chat_template" in message
 
 
 FLAKY_REWARD = """\
