@@ -59,5 +59,6 @@ class WeightSync:
             raise RunError(
                 f"step {step}: engine and trainer log-probabilities of the same tokens differ by {gap:.4f} nats on "
                 f"average, more than sync.max_logprob_gap ({self._config.max_logprob_gap:g}): the engine's weights "
-                "aren't the trainer's (or their dtypes differ too much)"
+                "aren't the trainer's, or their dtypes differ too much, or rollout.top_p < 1 or "
+                "rollout.min_new_tokens > 0 renormalises what the engine reports"
             )
