@@ -72,8 +72,10 @@ class Placement:
                 self._group_of[role], placement_group_bundle_index=rank
             ),
         }
-        if spec.env:
-            options["runtime_env"] = {"env_vars": dict(spec.env)}
+        # Ray leaves all devices visible to an actor that claims none of them.
+        env = {**({} if spec.gpus else {"CUDA_VISIBLE_DEVICES": ""}), **spec.env}
+        if env:
+            options["runtime_env"] = {"env_vars": env}
         return options
 
     def remove(self) -> None:

@@ -51,9 +51,14 @@ class Worker:
     def ask(self, other: ray.actor.ActorHandle) -> object:
         return ray.get(other.echo.remote(1))
 
-    def where(self) -> tuple[str | None, str | None]:
+    def where(self) -> tuple[str | None, str | None, str | None]:
         group = ray.util.get_current_placement_group()
-        return (group.id.hex() if group is not None else None), os.environ.get("OMP_NUM_THREADS")
+        environ = os.environ
+        return (
+            group.id.hex() if group is not None else None,
+            environ.get("OMP_NUM_THREADS"),
+            environ.get("CUDA_VISIBLE_DEVICES"),
+        )
 
 
 def test_session_is_private_and_reused(local_ray: Session) -> None:
@@ -169,10 +174,11 @@ def test_roles_share_bundles_and_give_them_back(local_ray: Session) -> None:
     }
     calls = {f"{name}[{rank}]": actor.where.remote() for (name, rank), actor in actors.items()}
     where = health.gather_named(calls, 60, "start")
-    groups = {name: group for name, (group, _) in where.items()}
+    groups = {name: group for name, (group, _, _) in where.items()}
     assert groups["policy[0]"] == groups["policy[1]"] == groups["critic[0]"] == groups["critic[1]"]
     assert groups["reward:x[0]"] not in (None, groups["policy[0]"])
     assert where["policy[1]"][1] == "3"
+    assert {devices for _, _, devices in where.values()} == {""}, "who claims no GPU sees none"
     with pytest.raises(IndexError, match="role 'policy' has ranks 0 to 1, not 2"):
         placement.options("policy", 2)
     placement.remove()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 import torch
+from deepspeed.utils import groups
 from torch import Tensor, nn
 
 from rayrl.config.ppo import OptimizerConfig, TrainerConfig
@@ -109,3 +111,10 @@ def test_loading_from_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     engine = TrainEngine(Product(), TrainerConfig(dtype="fp32"), 1, 4)
     with pytest.raises(FileNotFoundError, match="no trainer state"):
         engine.load(tmp_path)
+
+
+def test_every_group_has_the_runs_own_timeout(one_rank: None) -> None:
+    world = torch.distributed.group.WORLD
+    for group in (world, groups._get_data_parallel_group()):
+        options = group._get_backend(torch.device("cpu")).options
+        assert options._timeout == timedelta(seconds=60)

@@ -37,6 +37,10 @@ def init_distributed(rank: int, world_size: int, address: str, port: int, timeou
         verbose=False,
         auto_mpi_discovery=False,
     )
+    # The engine's collectives go through a group of DeepSpeed's own, which it would make with torch's default timeout.
+    from deepspeed.utils import groups
+
+    groups._WORLD_GROUP = torch.distributed.new_group(list(range(world_size)), timeout=timedelta(seconds=timeout_s))
 
 
 def learning_rate_factor(config: OptimizerConfig, total_steps: int, step: int) -> float:

@@ -116,6 +116,8 @@ class VLLMEngine:
             skip_tokenizer_init=True,
             dtype=dtype_name(config.dtype),
             tensor_parallel_size=config.tensor_parallel,
+            # Named, since in a placement group vLLM would take its Ray executor and look for bundles of its own.
+            distributed_executor_backend="mp" if config.tensor_parallel > 1 else "uni",
             max_model_len=config.max_prompt_tokens + config.max_new_tokens,
             max_num_seqs=config.max_num_seqs,
             enforce_eager=config.enforce_eager,
