@@ -8,10 +8,8 @@ through vLLM's layer-wise reload. On GPUs vLLM's own nccl and ipc backends do th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from vllm.config.weight_transfer import WeightTransferConfig
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import (
     WeightTransferEngine,
@@ -46,35 +44,28 @@ class SharedMemoryEngine(WeightTransferEngine[SharedMemoryInitInfo, SharedMemory
     init_info_cls = SharedMemoryInitInfo
     update_info_cls = SharedMemoryUpdateInfo
 
-    def __init__(
-        self, config: WeightTransferConfig, vllm_config: Any, device: torch.device, model: torch.nn.Module
-    ) -> None:
-        super().__init__(config, vllm_config, device, model)
-        self._embedding_changed = False
-
     def init_transfer_engine(self, init_info: SharedMemoryInitInfo) -> None:
         """No rendezvous."""
 
     def start_weight_update(self) -> None:
         """Opens vLLM's layer-wise reload: once a sync, however many buckets."""
-        self._embedding_changed = False
         initialize_layerwise_reload(self.model)
 
     def receive_weights(self, update_info: SharedMemoryUpdateInfo) -> None:
         """Loads one bucket."""
         buffer = torch.from_file(update_info.path, shared=False, size=update_info.num_bytes, dtype=torch.uint8)
         entries = [Entry(name, dtype, tuple(shape), offset) for name, dtype, shape, offset in update_info.entries]
-        self._embedding_changed |= any("embed" in entry.name for entry in entries)
         # The layer-wise loader holds on to what it is given until a layer is complete, maybe in the next bucket,
         # so the weights must outlive the mapping.
         self.model.load_weights((name, tensor.clone()) for name, tensor in views(entries, buffer))
 
     def finish_weight_update(self) -> None:
-        """Closes the reload. A tied output projection is packed apart from the embedding: pack it again."""
+        """Closes the reload. A tied output projection is packed apart from the embedding: it is packed again."""
         finalize_layerwise_reload(self.model, self.model_config)
         tied = getattr(self.model_config.hf_config, "tie_word_embeddings", False)
-        if tied and self._embedding_changed and self.device.type == "cpu":
-            dispatch_cpu_unquantized_gemm(self.model.lm_head, remove_weight=False)
+        head = self.model._modules.get("lm_head")  # some tied models (Gemma) have none: they use the embedding itself
+        if tied and head is not None and self.device.type == "cpu":
+            dispatch_cpu_unquantized_gemm(head, remove_weight=False)
 
     def shutdown(self) -> None:
         """Holds no resources between syncs."""
