@@ -26,7 +26,6 @@ from cluster.health import wait_for
 from rayrl.algorithms.kl import KLController
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.order import PromptOrder
-from rayrl.errors import RunError
 from rayrl.placement import shares_trunk
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
@@ -92,7 +91,8 @@ class Coordinator:
         self._last_metrics: dict[str, float] = {}
 
     def run(self) -> dict[str, float]:
-        """All steps that are left; the last step's metrics."""
+        """All steps that are left; the last step's metrics. The engines have the weights of `first_step` by now."""
+        self._heldout.drop_after(self._first_step)
         if self._first_step == 0:
             with self._progress.phase("evaluate"):
                 self._heldout.run(0)
@@ -105,25 +105,30 @@ class Coordinator:
             self._sync.check(step, self._first_step, metrics["engine/logprob_gap"])
             metrics |= self._update(step, batch, prepared)
             with self._progress.phase("sync"):
-                metrics["weights/bytes"] = self._sync.push(step + 1, f"step {step}, weight sync")
+                metrics["weights/bytes"] = self.push(step + 1, f"step {step}, weight sync")
             rows = [self._prompts[i].row for i in self._order.batch(step)]
             samples = training_samples(step, batch, rows, prepared.scores, self.config.logging.samples_per_step)
             self._evaluate_log_checkpoint(step, metrics, samples)
         return self._last_metrics
 
+    def push(self, version: int, what: str) -> int:
+        """Sends the weights after `version` steps; bytes sent.
+
+        Engines wake for it, since they can't load asleep, and stay awake until the next answers are sampled.
+        """
+        self._colocated("wake", "offload")
+        return self._sync.push(version, what)
+
     def _generate(self, step: int) -> Batch:
         config = self.config
         with self._progress.phase("generate"):
-            self._colocated("wake", "offload")
             prompts = [self._prompts[i] for i in self._order.batch(step)]
             seed = (config.seed, TRAINING_SEED, step)
             batch = self._generation.generate(
                 prompts, config.samples_per_prompt, seed, f"step {step}, generation", config.logging.samples_per_step
             )
             self._colocated("sleep", "reload")
-        stale = {info.weight_version for info in batch.infos} - {step}
-        if stale:
-            raise RunError(f"step {step}: answers carry weight versions {sorted(stale)}; a sync was lost")
+        batch.check_version(step, f"step {step}")
         return batch
 
     def _colocated(self, engines: str, trainers: str) -> None:
@@ -143,19 +148,30 @@ class Coordinator:
         with self._progress.phase("score"):
             started = self._scoring.start(batch.refs)
             share = shares_trunk(self.config)
-            trunks = roles.policy.each("encode", [(share, *shard) for shard in shards])
+            trunks = roles.policy.each("encode", [(share, *shard) for shard in shards], num_returns=2)
             views = roles.policy.each("prepare", [()] * len(shards), num_returns=3)
+            # Big answers stay where they are; small ones beside them say when, and whose error it was.
+            names = roles.policy.names
+            awaited = [(name, done) for name, (_, done) in zip(names, trunks, strict=True)]
+            awaited += [(name, stats) for name, (_, _, stats) in zip(names, views, strict=True)]
             values: list[Any] = [None] * len(shards)
             if roles.critic:
-                given = trunks if share else values
-                values = roles.critic.each("prepare", [(given[i], *shard) for i, shard in enumerate(shards)])
+                given = [trunk for trunk, _ in trunks] if share else values
+                answers = roles.critic.each(
+                    "prepare", [(given[i], *shard) for i, shard in enumerate(shards)], num_returns=2
+                )
+                values = [value for value, _ in answers]
+                awaited += [(name, done) for name, (_, done) in zip(roles.critic.names, answers, strict=True)]
             reference = [view[1] for view in views]
             if roles.reference:
-                workers = roles.reference.handles
-                reference = [workers[i % len(workers)].logprobs.remote(*shard) for i, shard in enumerate(shards)]
+                answers = roles.reference.in_turn("logprobs", shards, num_returns=2)
+                reference = [logprobs for logprobs, _ in answers]
+                names = roles.reference.names
+                awaited += [(names[i % len(names)], done) for i, (_, done) in enumerate(answers)]
             scores = self._scoring.finish(started, f"step {step}")
             what = f"step {step}, log-probabilities"
-            stats = roles.policy.wait([view[2] for view in views], timeout_s, what)
+            small = wait_for([ref for _, ref in awaited], timeout_s, what, [name for name, _ in awaited])
+            stats = small[len(shards) : 2 * len(shards)]
         return Prepared([view[0] for view in views], reference, values, stats, scores)
 
     def _update(self, step: int, batch: Batch, prepared: Prepared) -> dict[str, float]:
@@ -165,19 +181,23 @@ class Coordinator:
         per_rank = len(final) // ranks
         scores = [final[i * per_rank : (i + 1) * per_rank] for i in range(ranks)]
         with self._progress.phase("update"):
-            refs = roles.policy.each(
-                "update",
-                [(step, scores[i], coef, prepared.ref_logprobs[i], prepared.values[i]) for i in range(ranks)],
-            )
-            names = list(roles.policy.names)
+            timeout_s, what = self.config.cluster.step_timeout_s, f"step {step}, update"
+            refs: list[ray.ObjectRef] = []
+            names: list[str] = []
             if roles.critic:
-                refs += roles.critic.each(
+                refs = roles.critic.each(
                     "update",
                     [(step, scores[i], coef, prepared.logprobs[i], prepared.ref_logprobs[i]) for i in range(ranks)],
                 )
-                names += roles.critic.names
-            answers = wait_for(refs, self.config.cluster.step_timeout_s, f"step {step}, update", names)
-        metrics = {"kl/coef": coef, **answers[0], **(answers[ranks] if roles.critic else {})}
+                names = roles.critic.names
+                if self.config.cluster.take_turns:
+                    wait_for(refs, timeout_s, what, names)
+            refs = refs + roles.policy.each(
+                "update",
+                [(step, scores[i], coef, prepared.ref_logprobs[i], prepared.values[i]) for i in range(ranks)],
+            )
+            answers = wait_for(refs, timeout_s, what, [*names, *roles.policy.names])
+        metrics = {"kl/coef": coef, **answers[0], **answers[-1]}
         require_finite(step, metrics)
         self._kl.update(metrics["kl/mean_per_sequence"], len(final))
         return metrics
@@ -237,6 +257,9 @@ class Coordinator:
             names += self.roles.critic.names
         wait_for(refs, timeout_s, what, names)
         self._store.publish(done, self.state_dict(done))
+        self._store.link("policy", done)
+        if self._best and self.config.checkpoint.keep_best:
+            self._store.link("best", self._best[0])
 
     def state_dict(self, done: int) -> dict[str, Any]:
         """What the next step depends on, apart from models: JSON."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from actors.policy import free_address
-from actors.worker import Worker, busy
+from actors.worker import DONE, Worker, busy
 from rayrl.config.ppo import AlgorithmConfig, CriticConfig
 from rayrl.learners.critic import CriticLearner
 from rayrl.models.batch import from_arrays
@@ -45,10 +45,10 @@ class CriticActor(Worker):
         return {"dtype": dtype_name(config.dtype), "trainable_parameters": self.learner.train.num_trained}
 
     @busy
-    def prepare(self, trunk: list[np.ndarray] | None, *chunks: list[Rollout]) -> list[np.ndarray]:
-        """Values of the shard; `trunk`: the policy's, where it is shared."""
+    def prepare(self, trunk: list[np.ndarray] | None, *chunks: list[Rollout]) -> tuple[list[np.ndarray], None]:
+        """Values of the shard (num_returns=2, `DONE`); `trunk`: the policy's, where it is shared."""
         rollouts = list(itertools.chain.from_iterable(chunks))
-        return self.learner.prepare(rollouts, None if trunk is None else from_arrays(trunk, device()))
+        return self.learner.prepare(rollouts, None if trunk is None else from_arrays(trunk, device())), DONE
 
     @busy
     def update(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,19 +37,38 @@ class _Source(WeightSource):
         return self._metadata
 
 
-class _Engines:
+class EngineClient:
     """vLLM's four-method client over rollout actors, with limits that name the actor."""
 
-    def __init__(self, engines: Sequence[Any], names: Sequence[str], timeout_s: float) -> None:
-        self._engines, self._names, self._timeout_s = engines, names, timeout_s
-        self.version = 0
+    def __init__(self, engines: Sequence[Any], names: Sequence[str], workers_per_engine: int, timeout_s: float) -> None:
+        self._engines, self._names = engines, names
+        self._workers_per_engine, self._timeout_s = workers_per_engine, timeout_s
+        self.begin(0)
+
+    @property
+    def num_workers(self) -> int:
+        """Of all engines together."""
+        return len(self._engines) * self._workers_per_engine
+
+    def begin(self, version: int) -> None:
+        """From here on errors name `version`, and all answers until the next call share one limit."""
+        self.version, self._deadline = version, time.monotonic() + self._timeout_s
 
     def _on_all(self, method: str, *args: Any) -> None:
-        refs = [engine.transfer.remote(method, *args) for engine in self._engines]
-        wait_for(refs, self._timeout_s, f"weight version {self.version}, {method}", self._names)
+        self._on_each(method, [args] * len(self._engines))
+
+    def _on_each(self, method: str, arguments: Sequence[Sequence[Any]]) -> None:
+        refs = [engine.transfer.remote(method, *own) for engine, own in zip(self._engines, arguments, strict=True)]
+        left_s = max(0.0, self._deadline - time.monotonic())
+        wait_for(refs, left_s, f"weight version {self.version}, {method}", self._names)
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        self._on_all("init_weight_transfer_engine", {"init_info": init_info})
+        """vLLM counts the workers of one engine; here each engine's come after those of the engines before it."""
+        infos = [dict(init_info) for _ in self._engines]
+        if "rank_offset" in init_info:
+            for i, info in enumerate(infos):
+                info["rank_offset"] += i * self._workers_per_engine
+        self._on_each("init_weight_transfer_engine", [({"init_info": info},) for info in infos])
 
     def start_weight_update(self) -> None:
         self._on_all("start_weight_update")
@@ -67,32 +88,29 @@ class DeviceTransfer:
         backend: str,
         learner: PolicyLearner,
         rank: int,
-        engines: Sequence[Any],
-        names: Sequence[str],
-        world: int,
-        timeout_s: float,
+        client: EngineClient,
+        buffer_bytes: int,
     ) -> None:
-        """`world`: workers of all engines together."""
-        self._client = _Engines(engines, names, timeout_s)
+        """A collective. `buffer_bytes`: size of one transfer, raised to the largest tensor's where that is larger."""
+        self._client, self._source = client, _Source(learner)
+        sizes = [meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()]
+        self._num_bytes, buffer_bytes = sum(sizes), max(buffer_bytes, *sizes)
         if backend == "nccl":
             address, port = free_address()
-            info: Any = NCCLTrainerInitInfo(rank=rank, master_address=address, master_port=port, world_size=world + 1)
+            info: Any = NCCLTrainerInitInfo(
+                rank=rank,
+                master_address=address,
+                master_port=port,
+                world_size=1 + client.num_workers,
+                packed_buffer_size_bytes=buffer_bytes,
+            )
         else:
-            info = IPCTrainerInitInfo(rank=rank, packed=True)
-        self._source = _Source(learner)
+            info = IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=buffer_bytes)
+        client.begin(0)  # gathering the metadata isn't the engines' time
         self._session = WeightTransferTrainerFactory.trainer_init(info, client=self._client, source=self._source)
 
     def send(self, version: int) -> int:
         """Sends the weights as `version`; bytes sent by this rank."""
-        self._client.version = version
+        self._client.begin(version)
         self._session.send_weights()
-        if not self._session.is_sender:
-            return 0
-        return sum(meta.dtype.itemsize * _numel(meta.shape) for meta in self._source.metadata())
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count
+        return self._num_bytes if self._session.is_sender else 0

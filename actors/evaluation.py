@@ -44,6 +44,13 @@ class HeldOut:
         self._generation, self._scoring = generation, scoring
         self._folder = folder
 
+    def drop_after(self, num_trained: int) -> None:
+        """Removes what an earlier start wrote after `num_trained` steps, as the log drops its rows."""
+        keep = evaluation_path(self._folder, num_trained).name
+        for path in (self._folder / "evaluation").glob("step-*.jsonl"):
+            if path.name > keep:
+                path.unlink()
+
     def run(self, num_trained: int) -> list[Sample]:
         """Samples and scores after `num_trained` steps; taken from the folder where an earlier start made them."""
         path = evaluation_path(self._folder, num_trained)
@@ -54,6 +61,7 @@ class HeldOut:
         batch = self._generation.generate(
             self._prompts, per_prompt, (self._seed, EVALUATION_SEED, num_trained), what, num_texts=10**9
         )
+        batch.check_version(num_trained, what)
         scores = self._scoring.finish(self._scoring.start(batch.refs), what, normalise=False)
         samples = []
         for i, info in enumerate(batch.infos):

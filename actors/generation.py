@@ -14,6 +14,7 @@ import ray
 
 from actors.group import Group
 from cluster.health import wait_for
+from rayrl.errors import RunError
 from rayrl.types import Prompt, RolloutInfo
 
 
@@ -36,6 +37,12 @@ class Batch:
     def refs(self) -> list[ray.ObjectRef]:
         """Of the chunks' rollouts."""
         return [chunk.ref for chunk in self.chunks]
+
+    def check_version(self, version: int, what: str) -> None:
+        """Raises RunError where answers weren't sampled by the weights after `version` steps."""
+        stale = {info.weight_version for info in self.infos} - {version}
+        if stale:
+            raise RunError(f"{what}: answers carry weight versions {sorted(stale)}; a sync was lost")
 
     def of_rank(self, rank: int) -> list[ray.ObjectRef]:
         """The chunks that one trainer rank takes."""

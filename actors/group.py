@@ -43,6 +43,13 @@ class Group:
             for handle, own in zip(self.handles, arguments, strict=True)
         ]
 
+    def in_turn(self, method: str, arguments: Sequence[Sequence[Any]], num_returns: int) -> list[Any]:
+        """As `each`, for any number of arguments: rank i % len(self) takes arguments[i]."""
+        return [
+            getattr(self.handles[i % len(self)], method).options(num_returns=num_returns).remote(*own)
+            for i, own in enumerate(arguments)
+        ]
+
     def wait(self, refs: Sequence[ray.ObjectRef], timeout_s: float, what: str) -> list[Any]:
         """Values of one reference a rank."""
         return wait_for(refs, timeout_s, what, self.names)

@@ -199,11 +199,12 @@ def _check_rules(config: PPOConfig, rows: Sequence[PromptRow]) -> None:
     for entry in config.rewards:
         if entry.kind != "rule" or entry.on_failure != "stop":
             continue
-        rule, errors = rule_or_function(entry), []
+        rule = rule_or_function(entry)
+        errors: list[Exception] = []
         for row in rows:
             try:
                 rule(row, "Thank you.")
-            except ValueError as error:
+            except (ValueError, TypeError) as error:  # what a row lacks, or has in another form
                 errors.append(error)
         if errors:
             raise UserError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.worker import Worker, busy
+from actors.worker import DONE, Worker, busy
 from cluster.health import wait_for
 from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
 from rayrl.data.chat import load_tokenizer
@@ -53,11 +54,11 @@ class PolicyActor(Worker):
         return {"dtype": dtype_name(config.dtype), "trainable_parameters": self.learner.train.num_trained}
 
     @busy
-    def encode(self, share: bool, *chunks: list[Rollout]) -> list[np.ndarray] | None:
-        """Takes the shard and runs the frozen trunk; its output where the critic shares it."""
+    def encode(self, share: bool, *chunks: list[Rollout]) -> tuple[list[np.ndarray] | None, None]:
+        """Takes the shard and runs the frozen trunk; its output where the critic shares it (num_returns=2, `DONE`)."""
         self._rollouts = list(itertools.chain.from_iterable(chunks))
         below = self.learner.encode(self._rollouts)
-        return to_arrays(below) if share else None
+        return (to_arrays(below) if share else None), DONE
 
     @busy
     def prepare(self) -> tuple[list[np.ndarray], list[np.ndarray] | None, dict[str, float]]:
@@ -97,12 +98,15 @@ class PolicyActor(Worker):
         timeout_s: float,
         what: str,
     ) -> int:
-        """Sends the trained weights to `engines` (rank 0; the other ranks pass none and only gather). Bytes sent."""
-        sent = 0
+        """Sends the trained weights to `engines` (rank 0; the other ranks pass none and only gather). Bytes sent.
+
+        `timeout_s` is the limit for all answers of the engines together.
+        """
+        sent, deadline = 0, time.monotonic() + timeout_s
 
         def on_all(method: str, *args: Any) -> None:
             refs = [getattr(engine, method).remote(*args) for engine in engines]
-            wait_for(refs, timeout_s, f"{what}, {method}", engine_names)
+            wait_for(refs, max(0.0, deadline - time.monotonic()), f"{what}, {method}", engine_names)
 
         on_all("begin_update")
         for bucket in self.learner.buckets(only_trained=True, bucket_bytes=bucket_bytes, sender=self._rank == 0):
@@ -113,12 +117,19 @@ class PolicyActor(Worker):
 
     @busy
     def open_device_transfer(
-        self, backend: str, engines: Sequence[Any], names: Sequence[str], world: int, timeout_s: float
+        self,
+        backend: str,
+        engines: Sequence[Any],
+        names: Sequence[str],
+        workers_per_engine: int,
+        buffer_bytes: int,
+        timeout_s: float,
     ) -> None:
         """Opens vLLM's nccl or ipc session (GPUs only)."""
-        from actors.device_transfer import DeviceTransfer
+        from actors.device_transfer import DeviceTransfer, EngineClient
 
-        self._device_transfer = DeviceTransfer(backend, self.learner, self._rank, engines, names, world, timeout_s)
+        client = EngineClient(engines, names, workers_per_engine, timeout_s)
+        self._device_transfer = DeviceTransfer(backend, self.learner, self._rank, client, buffer_bytes)
 
     @busy
     def push_on_device(self, version: int) -> int:

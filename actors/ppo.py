@@ -25,11 +25,11 @@ from actors.outcome import SUMMARY, finish
 from actors.policy import PolicyActor
 from actors.record import describe_actors, write_record
 from actors.reference import ReferenceActor
-from actors.resume import BESIDE, check_same_run
+from actors.resume import BESIDE, check_same_run, only_run
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
 from actors.scoring import Scoring
-from actors.weights import WeightSync, transfer_backend
+from actors.weights import WeightSync
 from cluster.fit import check_fits
 from cluster.machine import this_machine
 from cluster.placement import Placement
@@ -54,20 +54,25 @@ def main(config_path: str) -> None:
     check_same_run(config, folder)
     store = CheckpointStore(folder, config.checkpoint.keep_last, config.checkpoint.keep_best)
     last, inputs, console = store.latest(), None, Console()
-    if last is not None and last[0] >= config.steps:
-        console.print(f"{folder} is done: {last[0]} of {config.steps} steps; nothing to train", soft_wrap=True)
-    else:
+    if last is None or last[0] < config.steps:
         _check_devices(config)
         inputs = read_inputs(config)
-        with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb) as session:
-            placement = Placement.create(role_specs(config), config.cluster.start_timeout_s)
-            try:
-                _run(config, folder, inputs, session, placement, store, console)
-            finally:
-                placement.remove()
+    with only_run(folder):
+        check_same_run(config, folder)  # again, since another start may have come in between
         last = store.latest()
-        assert last is not None
-    finish(config, folder, last, inputs, console)
+        if last is not None and last[0] >= config.steps:
+            console.print(f"{folder} is done: {last[0]} of {config.steps} steps; nothing to train", soft_wrap=True)
+        else:
+            assert inputs is not None
+            with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb) as session:
+                placement = Placement.create(role_specs(config), config.cluster.start_timeout_s)
+                try:
+                    _run(config, folder, inputs, session, placement, store, console)
+                finally:
+                    placement.remove()
+            last = store.latest()
+            assert last is not None
+        finish(config, folder, last, inputs, console)
 
 
 def _check_devices(config: PPOConfig) -> None:
@@ -92,11 +97,11 @@ def _run(
         with progress.phase("start actors"):
             roles, actors = _start(config, inputs, placement)
         _begin_folder(config, folder, inputs)
-        write_record(folder, session, first_step, transfer_backend(config), actors)
+        write_record(folder, session, first_step, config.transfer_backend, actors)
         generation = Generation(roles.rollout, config.policy.ranks, config.cluster.step_timeout_s)
         scoring = Scoring(config.rewards, roles.rewards, Mixture(config.rewards, config.mixture))
         sync = WeightSync(
-            roles.policy, roles.rollout, config.sync, transfer_backend(config), config.cluster.step_timeout_s
+            roles.policy, roles.rollout, config.sync, config.transfer_backend, config.cluster.step_timeout_s
         )
         heldout = HeldOut(inputs.heldout, config.evaluation, generation, scoring, folder, config.seed)
         settings = config.model_dump(mode="json")
@@ -119,8 +124,8 @@ def _run(
                 if latest is not None:
                     logger.info("resuming after step %d from %s", first_step, latest[1])
                     coordinator.load(latest[1])
-                sync.open(config.rollout.engines * config.rollout.tensor_parallel)
-                sync.push(first_step, "first weight sync")
+                sync.open(config.rollout.tensor_parallel)
+                coordinator.push(first_step, "first weight sync")
             coordinator.run()
 
 
@@ -165,7 +170,7 @@ def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> tuple[Rol
     for entry, group in zip(config.rewards, rewards, strict=True):
         pending.append((group, group.call("setup", entry, inputs.reward_models[entry.name], inputs.pad_id)))
     engine = (inputs.policy_model, inputs.tokenizer_path, config.rollout, inputs.end_token_ids, inputs.pad_id)
-    pending.append((rollout, rollout.call("setup", *engine, transfer_backend(config))))
+    pending.append((rollout, rollout.call("setup", *engine, config.transfer_backend)))
     deadline = time.monotonic() + cluster.start_timeout_s
     started = [(group, group.wait(refs, max(1.0, deadline - time.monotonic()), "start")) for group, refs in pending]
     actors = describe_actors(started, cluster.start_timeout_s)

@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import torch
 
-from actors.worker import Worker, busy
+from actors.worker import DONE, Worker, busy
 from rayrl.learners.shard import Shard
 from rayrl.models.loading import DType, device, dtype_name
 from rayrl.models.scorer import ReferenceScorer
@@ -28,9 +28,13 @@ class ReferenceActor(Worker):
 
     @busy
     @torch.inference_mode()
-    def logprobs(self, *chunks: list[Rollout]) -> list[np.ndarray]:
-        """Log-probabilities [T] a rollout, in the policy's own micro-batches: at step 0 they are its very bits."""
+    def logprobs(self, *chunks: list[Rollout]) -> tuple[list[np.ndarray], None]:
+        """Log-probabilities [T] a rollout, in the policy's own micro-batches: at step 0 they are its very bits.
+
+        Call with num_returns=2 (`DONE`).
+        """
         rollouts = list(itertools.chain.from_iterable(chunks))
         scorer = self._scorer
         shard = Shard(rollouts, self._num_micro_batches, scorer.pad_id, device())
-        return shard.rows([scorer.module(batch.ids_BL, batch, scorer.temperature)[0] for batch in shard.batches])
+        rows = shard.rows([scorer.module(batch.ids_BL, batch, scorer.temperature)[0] for batch in shard.batches])
+        return rows, DONE

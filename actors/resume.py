@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +19,30 @@ MAY_CHANGE = ("output_dir", "steps", "cluster", "logging", "checkpoint")
 """Top-level keys that a resumed run may change."""
 
 
+LOCK = ".lock"
+"""Held while a run uses the folder; the file stays."""
+
+
+@contextlib.contextmanager
+def only_run(folder: Path) -> Iterator[None]:
+    """Makes the folder and keeps other runs out of it; a killed process lets go. Raises UserError where one is in."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"output_dir {folder} is in use by another run: wait for its end, or set another output_dir"
+            ) from None
+        yield
+
+
 def check_same_run(config: PPOConfig, folder: Path) -> None:
     """Raises UserError where the folder can't be used, or holds a run with other settings."""
     _check_writable(folder)
     before = folder / "config.yaml"
     if not before.exists():
-        if folder.exists() and any(file.name != BESIDE for file in folder.iterdir()):
+        if folder.exists() and any(file.name not in (BESIDE, LOCK) for file in folder.iterdir()):
             raise UserError(f"output_dir {folder} holds files but no run (no config.yaml): name an empty or new folder")
         return
     old, new = load(str(before), []).model_dump(mode="json"), config.model_dump(mode="json")

@@ -9,18 +9,11 @@ from __future__ import annotations
 
 from actors.group import Group
 from cluster.health import wait_for
-from rayrl.config.ppo import PPOConfig, SyncConfig
+from rayrl.config.ppo import SyncConfig
 from rayrl.errors import RunError
 
-
-def transfer_backend(config: PPOConfig) -> str:
-    """What `sync.backend: auto` means for this run's devices."""
-    if config.sync.backend != "auto":
-        return config.sync.backend
-    if config.rollout.gpus_per_engine == 0 or config.rollout.backend == "hf":
-        return "shared_memory"
-    together = any({"policy", "rollout"} <= set(group) for group in config.cluster.colocate)
-    return "ipc" if together else "nccl"
+PASSED_ON_S = 30.0
+"""The policy is awaited so much longer than it awaits engines, so that its error, which names them, comes first."""
 
 
 class WeightSync:
@@ -30,23 +23,26 @@ class WeightSync:
         self._policy, self._rollout, self._config = policy, rollout, config
         self._backend, self._timeout_s = backend, timeout_s
 
-    def open(self, num_engine_workers: int) -> None:
+    def open(self, workers_per_engine: int) -> None:
         """Makes the connections that nccl and ipc need."""
         if self._backend == "shared_memory":
             return
-        arguments = (self._backend, self._rollout.handles, self._rollout.names, num_engine_workers, self._timeout_s)
-        self._policy.run(self._timeout_s, "opening the weight transfer", "open_device_transfer", *arguments)
+        engines = (self._rollout.handles, self._rollout.names, workers_per_engine)
+        arguments = (self._backend, *engines, self._config.bucket_mb << 20, self._timeout_s)
+        limit_s = self._timeout_s + PASSED_ON_S
+        self._policy.run(limit_s, "opening the weight transfer", "open_device_transfer", *arguments)
 
     def push(self, version: int, what: str) -> int:
         """Sends; engines then sample as `version`. Bytes sent to each. Errors name `what` and the actors awaited."""
+        limit_s = self._timeout_s + PASSED_ON_S
         if self._backend != "shared_memory":
-            return int(sum(self._policy.run(self._timeout_s, what, "push_on_device", version)))
+            return int(sum(self._policy.run(limit_s, what, "push_on_device", version)))
         bucket_bytes = self._config.bucket_mb << 20
         refs = []
         for rank, handle in enumerate(self._policy.handles):
             engines, names = (self._rollout.handles, self._rollout.names) if rank == 0 else ([], [])
             refs.append(handle.push.remote(engines, names, version, bucket_bytes, self._timeout_s, what))
-        return int(sum(wait_for(refs, self._timeout_s, what, self._policy.names)))
+        return int(sum(wait_for(refs, limit_s, what, self._policy.names)))
 
     def check(self, step: int, first_step: int, gap: float) -> None:
         """Stops the run where engine and trainer disagree about the sampled tokens: a sync went wrong.

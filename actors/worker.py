@@ -14,6 +14,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+DONE = None
+"""Second answer of methods whose first stays in the object store: it is awaited, and the first isn't copied."""
+
+
 class Worker:
     """Base of the actors. Constructors can't fail: loading is in `setup`, whose errors keep their type."""
 

@@ -88,9 +88,9 @@ class Policy(Trainer):
 
     pushes = True
 
-    def encode(self, share: bool, *chunks: list[Rollout]) -> str | None:
+    def encode(self, share: bool, *chunks: list[Rollout]) -> tuple[str | None, None]:
         self._arrays = self.take(chunks)
-        return f"trunk of {self.name}" if share else None
+        return (f"trunk of {self.name}" if share else None), None
 
     def prepare(self) -> tuple[list[np.ndarray], None, dict[str, float]]:
         self.events.append((self.name, "prepare"))
@@ -108,17 +108,17 @@ class Policy(Trainer):
 class Critic(Trainer):
     """A critic rank."""
 
-    def prepare(self, trunk: str | None, *chunks: list[Rollout]) -> list[np.ndarray]:
+    def prepare(self, trunk: str | None, *chunks: list[Rollout]) -> tuple[list[np.ndarray], None]:
         self.events.append((self.name, "prepare", trunk))
-        return self.take(chunks)
+        return self.take(chunks), None
 
 
 class Reference(Fake):
     """A reference worker."""
 
-    def logprobs(self, *chunks: list[Rollout]) -> list[np.ndarray]:
+    def logprobs(self, *chunks: list[Rollout]) -> tuple[list[np.ndarray], None]:
         self.events.append((self.name, "logprobs"))
-        return [np.zeros(len(r.response_ids_T), np.float32) for chunk in chunks for r in chunk]
+        return [np.zeros(len(r.response_ids_T), np.float32) for chunk in chunks for r in chunk], None
 
 
 class Engine(Fake):

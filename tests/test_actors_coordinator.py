@@ -9,11 +9,13 @@ import pytest
 from actor_fakes import Critic, Engine, Events, Policy, Reference, Reward, group, prompts
 from rich.console import Console
 
+import actors.coordinator as coordinator_module
 from actors.coordinator import Coordinator, Roles
 from actors.evaluation import HeldOut
 from actors.generation import Generation
 from actors.scoring import Scoring
 from actors.weights import WeightSync
+from cluster.health import wait_for
 from cluster.session import connect
 from rayrl.algorithms.kl import make_controller
 from rayrl.config.load import load
@@ -99,7 +101,7 @@ class World:
         )
 
     def run(self, first_step: int = 0) -> dict[str, float]:
-        self.sync.push(first_step, "first weight sync")
+        self.coordinator.push(first_step, "first weight sync")
         with self.log:
             return self.coordinator.run()
 
@@ -261,13 +263,67 @@ def test_engine_and_trainer_that_disagree_stop_the_run(tmp_path: Path) -> None:
 
 
 def test_devices_are_handed_over_between_phases(tmp_path: Path) -> None:
-    world = World(config(tmp_path, "steps=1", "rollout.sleep_between_phases=true"))
+    world = World(config(tmp_path, "steps=2", "rollout.sleep_between_phases=true", "evaluation.every=1"))
     world.run()
-    order = [event[:2] for event in world.events]
-    awake, asleep = order.index(("rollout[0]", "wake")), order.index(("rollout[0]", "sleep"))
-    assert order.index(("policy[0]", "offload")) < order.index(("critic[1]", "offload")) < awake
-    assert asleep < order.index(("policy[0]", "reload"))
-    assert [kind for _, kind in order[awake:asleep] if kind != "wake"] == ["generate", "generate"]
+    states: dict[str, str] = {}
+    for name, kind, *rest in world.events:
+        if kind in ("wake", "sleep", "offload", "reload"):
+            states[name] = kind
+            trainers = {states.get(other) for other in ("policy[0]", "policy[1]", "critic[0]", "critic[1]")}
+            if kind in ("wake", "sleep"):
+                assert trainers == {"offload"}, "the device is free before an engine wakes, and until it sleeps"
+            if kind == "reload":
+                assert states["rollout[0]"] == states["rollout[1]"] == "sleep"
+        elif kind == "generate" or (kind == "push" and rest[1]):
+            assert states["rollout[0]"] == states["rollout[1]"] == "wake", (name, kind)
+        elif kind in ("prepare", "update"):
+            assert states["rollout[0]"] == states["rollout[1]"] == "sleep", (name, kind)
+            assert states[name] == "reload"
+    assert len(world.of("wake", "rollout[0]")) == 3  # first push, and each step's
+    assert len(world.of("sleep", "rollout[0]")) == 2
+    assert len(world.of("generate", "rollout[0]")) == 2 + 3  # steps, and evaluations before and after each
+
+
+def test_errors_in_the_score_phase_name_their_actor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(config(tmp_path, "steps=1"))
+    awaited: list[tuple[str, list[str]]] = []
+
+    def note(refs: list[Any], timeout_s: float, what: str, who: list[str]) -> list[Any]:
+        awaited.append((what, list(who)))
+        return wait_for(refs, timeout_s, what, who)
+
+    monkeypatch.setattr(coordinator_module, "wait_for", note)
+    world.run()
+    policy, critic = ["policy[0]", "policy[1]"], ["critic[0]", "critic[1]"]
+    assert awaited[0] == (
+        "step 0, log-probabilities",
+        [*policy, *policy, *critic, "reference[0]", "reference[0]"],  # encode, prepare, values, two shards
+    )
+
+
+def test_evaluation_checks_the_weights_it_samples_with(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=1"))
+    world.policy[0].pushes = False
+    with pytest.raises(RunError, match=r"evaluation after step 1: answers carry weight versions \[0\]"):
+        world.run()
+    assert not (tmp_path / "evaluation/step-000001.jsonl").exists()
+
+
+def test_a_start_drops_evaluations_of_later_steps(tmp_path: Path) -> None:
+    World(config(tmp_path, "steps=2", "evaluation.every=1")).run()
+    again = World(config(tmp_path, "steps=1"))
+    again.run()
+    files = sorted(path.name for path in (tmp_path / "evaluation").iterdir())
+    assert files == ["step-000000.jsonl", "step-000001.jsonl"]
+    assert len(again.of("generate")) == 2 + 2, "the first evaluation is read, that after the step is made anew"
+
+
+def test_links_name_the_last_and_the_best_policy(tmp_path: Path) -> None:
+    by_version = [0.0, 0.9, 0.5]
+    settings = config(tmp_path, "steps=2", "checkpoint.every=1", "evaluation.every=1")
+    World(settings, length=lambda rollout: by_version[rollout.weight_version]).run()
+    assert str((tmp_path / "policy").readlink()) == "checkpoints/step-000002/policy"
+    assert str((tmp_path / "best").readlink()) == "checkpoints/step-000001/policy"
 
 
 def test_samples_are_those_of_the_step(tmp_path: Path) -> None:

@@ -1,14 +1,14 @@
 """What needs no Ray: cutting a batch into chunks, busy time, whether a folder may be resumed."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.generation import cut
-from actors.resume import check_same_run
-from actors.weights import transfer_backend
+from actors.resume import check_same_run, only_run
 from actors.worker import Worker, busy, union_s
 from rayrl.config.load import dump, load
 from rayrl.errors import UserError
@@ -86,7 +86,53 @@ def test_busy_time_counts_failures_too() -> None:
     ],
 )
 def test_transfer_backend(overrides: list[str], backend: str) -> None:
-    assert transfer_backend(load("tiny", overrides)) == backend
+    assert load("tiny", overrides).transfer_backend == backend
+
+
+def test_ipc_needs_a_policy_rank_beside_every_engine() -> None:
+    shared = ["rollout.gpus_per_engine=0.5", "cluster.colocate=[[policy, rollout]]", "rollout.engines=3"]
+    with pytest.raises(UserError, match=r"over ipc .* at most policy\.ranks \(2\), got 3"):
+        load("tiny", shared)
+    assert load("tiny", [*shared, "sync.backend=nccl"]).transfer_backend == "nccl"
+
+
+class Asked:
+    """An engine's handle that notes what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.transfer = self
+
+    def remote(self, *args: Any) -> int:
+        self.calls.append(args)
+        return len(self.calls)
+
+
+def test_every_engine_has_its_own_ranks_in_a_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    device_transfer = pytest.importorskip("actors.device_transfer", reason="needs vLLM")
+    limits: list[float] = []
+    monkeypatch.setattr(device_transfer, "wait_for", lambda refs, timeout_s, what, who: limits.append(timeout_s))
+    engines = [Asked(), Asked(), Asked()]
+    client = device_transfer.EngineClient(engines, ["rollout[0]", "rollout[1]", "rollout[2]"], 2, 60.0)
+    assert client.num_workers == 6
+    client.init_weight_transfer_engine({"rank_offset": 1, "world_size": 7})
+    infos = [engine.calls[0][1]["init_info"] for engine in engines]
+    assert [info["rank_offset"] for info in infos] == [1, 3, 5]
+    assert {info["world_size"] for info in infos} == {7}
+    client.init_weight_transfer_engine({"packed": True})  # ipc
+    assert engines[2].calls[1] == ("init_weight_transfer_engine", {"init_info": {"packed": True}})
+    client.start_weight_update()
+    assert 60.0 >= limits[0] >= limits[1] >= limits[2] > 0, "one limit for all"
+
+
+def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with only_run(folder):
+        with pytest.raises(UserError, match=f"output_dir {folder} is in use by another run"), only_run(folder):
+            pytest.fail("two runs in one folder")
+        check_same_run(load("tiny", [f"output_dir={folder}"]), folder)  # the lock doesn't make it a foreign folder
+    with only_run(folder):
+        pass
 
 
 def test_which_settings_a_resumed_run_may_change(tmp_path: Path) -> None:

@@ -75,6 +75,7 @@ def reward(**keys: object) -> str:
         ("polcy.ranks=2", ["unknown key 'polcy'", "did you mean 'policy'?"]),
         ("policy.optimizer.learning_rate=1", ["policy.optimizer.learning_rate", "valid keys there: lr,"]),
         ("rewards.lenght.weight=2", ["rewards.lenght", "did you mean 'length'?"]),
+        ("seed=-1", ["seed must be greater than or equal to 0, got -1"]),
         ("steps=many", ["steps must be a valid integer", "got 'many'"]),
         ("policy.zero_stage=4", ["policy.zero_stage must be 0, 1, 2 or 3", "got 4"]),
         ("prompts_per_step=3", ["prompts_per_step: 3 isn't a multiple of policy.ranks (2)"]),
@@ -209,6 +210,18 @@ def test_reward_sources(
     message = refused(reward(**entry))
     assert sentence in message, message
     assert "mine" in message or "rewards:" in message
+
+
+def test_rows_that_lack_what_a_rule_needs(refused: Refused, tmp_path: Path) -> None:
+    rows = [{"id": f"p{i}", "messages": [{"role": "user", "content": f"My knee hurts, {i}."}]} for i in range(40)]
+    file = tmp_path / "prompts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    asks = {"kind": "rule", "rule": "clarifying_question"}
+    message = refused(reward(**asks), f"data.prompts={file}")
+    assert "reward 'mine' can't score " in message
+    assert "the rule clarifying_question needs fields.missing_info" in message
+    message = refused(reward(kind="rule", rule="reference_overlap"), f"data.prompts={file}")
+    assert "the rule reference_overlap needs a reference answer" in message
 
 
 def test_output_dir(refused: Refused, tmp_path: Path) -> None:

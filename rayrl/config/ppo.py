@@ -284,6 +284,9 @@ class ClusterConfig(Strict):
     colocate: list[list[Literal["policy", "critic", "reference", "rollout", "reward"]]] = Field(
         [], description="Groups of roles that share devices (fractions of one bundle a rank)."
     )
+    take_turns: bool = Field(
+        False, description="Update critic and policy one after the other: for roles whose threads share the same cores."
+    )
     object_store_mb: PositiveInt = Field(512, description="Object store of a local Ray.")
     start_timeout_s: PositiveFloat = Field(600.0, description="Limit for actors to start.")
     step_timeout_s: PositiveFloat = Field(1800.0, description="Limit for any remote wait in a step.")
@@ -294,7 +297,7 @@ class PPOConfig(Strict):
     """A PPO run."""
 
     output_dir: str = Field("runs/ppo", description="Folder of the run; the same command in it resumes.")
-    seed: int = Field(0, description="All random choices derive from it.")
+    seed: int = Field(0, ge=0, description="All random choices derive from it.")
     steps: PositiveInt = Field(100, description="PPO iterations.")
     prompts_per_step: PositiveInt = Field(64, description="Prompts an iteration.")
     samples_per_prompt: PositiveInt = Field(1, description="Answers to each; estimators without a critic need several.")
@@ -343,12 +346,27 @@ class PPOConfig(Strict):
             raise ValueError(f"rollout.min_new_tokens: {self.rollout.min_new_tokens} is above rollout.max_new_tokens")
         if self.rollout.backend == "hf" and self.rollout.tensor_parallel > 1:
             raise ValueError("rollout.tensor_parallel: the hf backend runs on one device an engine")
+        if self.transfer_backend == "ipc" and self.rollout.engines > self.policy.ranks:
+            raise ValueError(
+                f"rollout.engines: with weight transfer over ipc each engine shares a policy rank's GPU, so at most "
+                f"policy.ranks ({self.policy.ranks}), got {self.rollout.engines}; lower it or set sync.backend=nccl"
+            )
         if self.critic.model.startswith("reward:"):
             source = self.critic.model.removeprefix("reward:")
             models = [entry.name for entry in self.rewards if entry.kind == "model"]
             if source not in models:
                 raise ValueError(f"critic.model: no reward of kind model is named {source!r} (there are: {models})")
         return self
+
+    @property
+    def transfer_backend(self) -> Literal["shared_memory", "nccl", "ipc"]:
+        """What `sync.backend: auto` means for this run's devices."""
+        if self.sync.backend != "auto":
+            return self.sync.backend
+        if self.rollout.gpus_per_engine == 0 or self.rollout.backend == "hf":
+            return "shared_memory"
+        together = any({"policy", "rollout"} <= set(group) for group in self.cluster.colocate)
+        return "ipc" if together else "nccl"
 
     @property
     def uses_critic(self) -> bool:

@@ -54,6 +54,10 @@ class CheckpointStore:
         self._prune(state["best_step"])
         return final
 
+    def link(self, name: str, step: int) -> None:
+        """Points `name` in the run's folder to the policy of the checkpoint after `step` steps."""
+        link(self._folder.parent, name, self._folder / f"step-{step:06d}" / "policy")
+
     def read_state(self, path: Path) -> dict[str, Any]:
         """The state.json of a checkpoint."""
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
