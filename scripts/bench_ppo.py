@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--train", choices=("full", "last2"), default="full")
     parser.add_argument("--prompts", type=int, default=16, help="prompts an iteration")
     parser.add_argument("--iterations", type=int, default=4, help="the first isn't in the medians")
-    parser.add_argument("--threads", type=int, default=2, help="of every role")
+    parser.add_argument("--threads", type=int, default=2, help="of TRL and of every role, which take turns")
     parser.add_argument("--micro-batch", type=int, default=16)
     parser.add_argument("--against-trl", action="store_true", help="also run TRL, in turn, and print the ratio")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each, with --against-trl")
@@ -84,7 +84,7 @@ def time_rayrl(args: argparse.Namespace) -> dict[str, Any]:
         "versions": record["versions"],
         "train": args.train,
         "dtype": actors["policy[0]"]["dtype"],
-        "threads": args.threads,
+        "threads": {name: actor["threads"] for name, actor in actors.items()},
         "prompts": args.prompts,
         "new_tokens": int(rows[-1]["tokens/response"]),
         "ppo_epochs": 4,
@@ -138,6 +138,7 @@ def make_config(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         "evaluation": {"num_prompts": 2, "samples_per_prompt": 1},
         "checkpoint": {"every": 1000},
         "logging": {"samples_per_step": 1, "loggers": []},
+        "cluster": {"take_turns": True},
     }
 
 
