@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from actors.policy import free_address
-from actors.worker import DONE, Worker, busy
+from actors.worker import DONE, Worker, busy, free_address
 from rayrl.config.ppo import AlgorithmConfig, CriticConfig
 from rayrl.learners.critic import CriticLearner
 from rayrl.models.batch import from_arrays

@@ -13,7 +13,7 @@ from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from actors.policy import free_address
+from actors.worker import free_address
 from cluster.health import wait_for
 from rayrl.learners.policy import PolicyLearner
 from rayrl.models.partition import merged_parameters

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.worker import DONE, Worker, busy
+from actors.worker import DONE, Worker, busy, free_address
 from cluster.health import wait_for
 from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
 from rayrl.data.chat import load_tokenizer
@@ -158,13 +158,3 @@ class PolicyActor(Worker):
     def reload(self) -> None:
         """Brings it back."""
         self.learner.train.reload()
-
-
-def free_address() -> tuple[str, int]:
-    """This node's address and a port that is free now."""
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-    return ray.util.get_node_ip_address(), port

@@ -24,6 +24,7 @@ from rayrl.learners.experience import Experience, build_experience
 from rayrl.learners.ptx import PTXBatches
 from rayrl.learners.schedule import minibatch_schedule
 from rayrl.learners.shard import Shard, accumulation_steps
+from rayrl.models.batch import TokenBatch
 from rayrl.models.deepspeed_engine import TrainEngine
 from rayrl.models.heads import PolicyModule, check_projection
 from rayrl.models.loading import device, load_causal_lm
@@ -187,7 +188,7 @@ class PolicyLearner:
         rows = sum(len(shard.batches[i].mask_BT) for i in indices)
         all_tokens, all_rows = total(torch.tensor([tokens, rows], dtype=torch.float64)).tolist()
         divisor = normaliser(config.loss_aggregation, all_tokens, all_rows, self._max_new_tokens)
-        ptx = self._ptx.losses(self, step, done, len(indices)) if self._ptx is not None else None
+        ptx = self._ptx.losses(self._supervised, step, done, len(indices)) if self._ptx is not None else None
         losses, sums = np.zeros(2), None
         for position, i in enumerate(indices):
             batch = shard.batches[i]
@@ -217,6 +218,10 @@ class PolicyLearner:
             sums = result.sums if sums is None else sums + result.sums
         assert sums is not None
         return losses, sums
+
+    def _supervised(self, batch: TokenBatch) -> Tensor:
+        logprobs_BT, _ = self.train(self.parts.trunk_output(batch.ids_BL), batch, 1.0)
+        return logprobs_BT
 
     def _past_kl_limit(self, sums: PolicySums) -> bool:
         if self._algorithm.stop_kl is None:

@@ -7,7 +7,6 @@ conversations with a reference answer, and the loss is their mean negative log-p
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,12 +14,9 @@ from torch import Tensor
 
 from rayrl.config.ppo import PTXConfig
 from rayrl.learners.collective import total
-from rayrl.models.batch import token_batch
+from rayrl.models.batch import TokenBatch, token_batch
 from rayrl.models.loading import device
 from rayrl.types import Rollout
-
-if TYPE_CHECKING:
-    from rayrl.learners.policy import PolicyLearner
 
 
 class PTXBatches:
@@ -29,12 +25,17 @@ class PTXBatches:
     def __init__(
         self, config: PTXConfig, rows: Sequence[Rollout], pad_id: int, seed: int, rank: int, world: int
     ) -> None:
-        """`rows`: prompt and reference answer in tokens (see `supervised_rows` in rayrl/data)."""
+        """`rows`: prompt and reference answer in tokens (actors/inputs.py makes them)."""
         self._config, self._rows, self._pad_id, self._seed = config, rows, pad_id, seed
         self._rank, self._world = rank, world
 
-    def losses(self, learner: PolicyLearner, step: int, done: int, num_micro_batches: int) -> Callable[[int], Tensor]:
-        """A function of the micro-batch's position in the minibatch that gives its share of the term."""
+    def losses(
+        self, logprobs: Callable[[TokenBatch], Tensor], step: int, done: int, num_micro_batches: int
+    ) -> Callable[[int], Tensor]:
+        """A function of the micro-batch's position in the minibatch that gives its share of the term.
+
+        `logprobs`: the policy's log-probabilities [B, T] of a batch, differentiable.
+        """
         generator = np.random.default_rng([self._seed, step, done, 1])
         drawn = generator.choice(len(self._rows), size=min(self._config.batch_size, len(self._rows)), replace=False)
         mine = np.array_split(drawn[self._rank :: self._world], num_micro_batches)
@@ -48,7 +49,6 @@ class PTXBatches:
             # Ranks with one row less run a row that counts nothing: under ZeRO-3 a forward pass is a collective.
             rows, weight = (mine[position], self._config.coef) if len(mine[position]) else (drawn[:1], 0.0)
             batch = token_batch([self._rows[i] for i in rows], self._pad_id, device())
-            logprobs_BT, _ = learner.train(learner.parts.trunk_output(batch.ids_BL), batch, 1.0)
-            return -weight * logprobs_BT.sum() / all_tokens
+            return -weight * logprobs(batch).sum() / all_tokens
 
         return share
