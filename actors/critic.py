@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from actors.worker import DONE, Worker, busy, free_address
+from actors.trainer import TrainerActor
+from actors.worker import DONE, busy
 from rayrl.config.ppo import AlgorithmConfig, CriticConfig
 from rayrl.learners.critic import CriticLearner
 from rayrl.models.batch import from_arrays
@@ -18,13 +19,10 @@ from rayrl.models.loading import device, dtype_name
 from rayrl.types import Rollout
 
 
-class CriticActor(Worker):
+class CriticActor(TrainerActor):
     """One rank."""
 
-    @busy
-    def address(self) -> tuple[str, int]:
-        """Where the group's rank 0 can be reached."""
-        return free_address()
+    learner: CriticLearner
 
     @busy
     def setup(
@@ -73,13 +71,3 @@ class CriticActor(Worker):
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote (all ranks)."""
         self.learner.train.load(folder / "critic_state")
-
-    @busy
-    def offload(self) -> None:
-        """Moves optimizer state off the device."""
-        self.learner.train.offload()
-
-    @busy
-    def reload(self) -> None:
-        """Brings it back."""
-        self.learner.train.reload()

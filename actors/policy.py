@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from actors.worker import DONE, Worker, busy, free_address
+from actors.trainer import TrainerActor
+from actors.worker import DONE, busy
 from cluster.health import wait_for
 from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
 from rayrl.data.chat import load_tokenizer
@@ -23,13 +24,10 @@ from rayrl.models.loading import dtype_name
 from rayrl.types import Rollout
 
 
-class PolicyActor(Worker):
+class PolicyActor(TrainerActor):
     """One rank."""
 
-    @busy
-    def address(self) -> tuple[str, int]:
-        """Where the group's rank 0 can be reached: this node and a free port."""
-        return free_address()
+    learner: PolicyLearner
 
     @busy
     def setup(
@@ -148,13 +146,3 @@ class PolicyActor(Worker):
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote (all ranks)."""
         self.learner.train.load(folder / "policy_state")
-
-    @busy
-    def offload(self) -> None:
-        """Moves optimizer state off the device."""
-        self.learner.train.offload()
-
-    @busy
-    def reload(self) -> None:
-        """Brings it back."""
-        self.learner.train.reload()

@@ -1,0 +1,28 @@
+"""What policy and critic actors share: where their group meets, and their optimizer state on and off the device."""
+
+from __future__ import annotations
+
+from actors.worker import Worker, busy, free_address
+from rayrl.learners.critic import CriticLearner
+from rayrl.learners.policy import PolicyLearner
+
+
+class TrainerActor(Worker):
+    """One rank of a trained role; `setup` of a subclass makes the learner."""
+
+    learner: PolicyLearner | CriticLearner
+
+    @busy
+    def address(self) -> tuple[str, int]:
+        """Where the group's rank 0 can be reached: this node and a free port."""
+        return free_address()
+
+    @busy
+    def offload(self) -> None:
+        """Moves optimizer state off the device."""
+        self.learner.train.offload()
+
+    @busy
+    def reload(self) -> None:
+        """Brings it back."""
+        self.learner.train.reload()
