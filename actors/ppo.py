@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 def main(config_path: str) -> None:
     """Runs or resumes the run that the resolved configuration describes. Raises UserError for bad input."""
-    config = load(config_path, [])
+    config = load(PPOConfig, config_path, [])
     folder = Path(config.output_dir).absolute()
     check_same_run(config, folder)
     store = CheckpointStore(folder, config.checkpoint.keep_last, config.checkpoint.keep_best)

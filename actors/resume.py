@@ -45,7 +45,7 @@ def check_same_run(config: PPOConfig, folder: Path) -> None:
         if folder.exists() and any(file.name not in (BESIDE, LOCK) for file in folder.iterdir()):
             raise UserError(f"output_dir {folder} holds files but no run (no config.yaml): name an empty or new folder")
         return
-    old, new = load(str(before), []).model_dump(mode="json"), config.model_dump(mode="json")
+    old, new = load(PPOConfig, str(before), []).model_dump(mode="json"), config.model_dump(mode="json")
     changed = [path for path in _differences(old, new) if path.split(".")[0] not in MAY_CHANGE]
     if changed:
         raise UserError(

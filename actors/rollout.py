@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from actors.worker import Worker, busy
-from rayrl.config.ppo import RolloutConfig
+from rayrl.config.parts import RolloutConfig
 from rayrl.models.engine import Completion, load_engine
 from rayrl.models.weights import Bucket
 from rayrl.types import Prompt, Rollout, RolloutInfo

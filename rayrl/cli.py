@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING
 
 from cluster import jobs
 from cluster.errors import CannotConnect, ClusterError, DoesNotFit
+from rayrl.config.commands import COMMANDS
 from rayrl.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from rayrl.config.ppo import PPOConfig
+    from rayrl.config.strict import CommandConfig
 
 DEBUG_VARIABLE = "RAYRL_DEBUG"
 
@@ -47,18 +49,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="rayrl", description="Adapts a language model to a profession by PPO from mixed rewards, on Ray."
+        prog="rayrl",
+        description="Adapts a language model to a profession by reinforcement learning from mixed feedback, on Ray.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and end")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    ppo = commands.add_parser("ppo", help="train a policy; the same command again resumes")
-    ppo.add_argument("source", metavar="SOURCE", help="YAML file, or a preset's name (see `rayrl presets`)")
-    ppo.add_argument(
-        "overrides", metavar="KEY=VALUE", nargs="*", help="e.g. output_dir=runs/a rewards.questions.weight=2"
-    )
-    ppo.add_argument("--dry-run", action="store_true", help="print the resolved config and the roles; start nothing")
-    ppo.set_defaults(handler=_ppo)
+    for name, command in COMMANDS.items():
+        stage = commands.add_parser(name, help=command.help)
+        stage.add_argument("source", metavar="SOURCE", help="YAML file, or a preset's name (see `rayrl presets`)")
+        stage.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. output_dir=runs/a seed=1")
+        stage.add_argument("--dry-run", action="store_true", help="print the resolved config; start nothing")
+        stage.set_defaults(handler=_stage, command=name)
 
     presets = commands.add_parser("presets", help="list the presets in the package")
     presets.set_defaults(handler=_presets)
@@ -68,7 +70,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     report.set_defaults(handler=_report)
 
     args, rest = parser.parse_known_args(argv)
-    stray = [word for word in rest if args.handler is not _ppo or word.startswith("-")]
+    stray = [word for word in rest if args.handler is not _stage or word.startswith("-")]
     if stray:
         parser.error(f"unrecognized arguments: {' '.join(stray)}")
     if rest:  # overrides after an option: argparse gives them back
@@ -86,10 +88,11 @@ class _Version(argparse.Action):
         parser.exit()
 
 
-def _ppo(args: argparse.Namespace) -> None:
+def _stage(args: argparse.Namespace) -> None:
     from rayrl.config.load import dump, load, require_no_placeholders
 
-    config = load(args.source, args.overrides)
+    command = COMMANDS[args.command]
+    config = load(command.model(), args.source, args.overrides)
     if args.dry_run:
         print(dump(config))
         print("\n".join(f"# {line}" for line in _plan(config)))
@@ -98,14 +101,24 @@ def _ppo(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory(prefix="rayrl-") as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(dump(config), encoding="utf-8")
-        jobs.run("actors.ppo", path)
+        jobs.run(command.module, path)
 
 
-def _plan(config: PPOConfig) -> list[str]:
-    """Where every role goes, in lines of text."""
+def _plan(config: CommandConfig) -> list[str]:
+    """What would start, in lines of text: where every role goes, for a command with roles; what is still to be set."""
+    from rayrl.config.load import placeholders
+    from rayrl.config.ppo import PPOConfig
+
+    lines = _roles(config) if isinstance(config, PPOConfig) else []
+    unset = placeholders(config)
+    if unset:
+        lines.append(f"still to be set: {', '.join(unset)}")
+    return lines
+
+
+def _roles(config: PPOConfig) -> list[str]:
     from cluster.fit import check_fits
     from cluster.machine import this_machine
-    from rayrl.config.load import placeholders
     from rayrl.placement import plan_table, role_specs
 
     titles = ("role", "ranks", "cpus", "gpus", "strategy", "placed in", "model")
@@ -126,19 +139,16 @@ def _plan(config: PPOConfig) -> list[str]:
         lines.append(
             f"whether the cluster at {config.cluster.address!r} can hold them is checked before anything starts"
         )
-    unset = placeholders(config)
-    if unset:
-        lines.append(f"still to be set: {', '.join(unset)}")
     return lines
 
 
 def _presets(args: argparse.Namespace) -> None:
     from rayrl.config.load import presets
 
-    known = presets()
-    width = max(map(len, known))
-    for name, summary in known.items():
-        print(f"{name.ljust(width)}  {summary}")
+    rows = [(f"{command} {name}", line) for command in COMMANDS for name, line in presets(command).items()]
+    width = max(len(name) for name, _ in rows)
+    for name, line in rows:
+        print(f"{name.ljust(width)}  {line}")
 
 
 def _report(args: argparse.Namespace) -> None:

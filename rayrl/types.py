@@ -1,5 +1,6 @@
 """The records that flow through rayrl, in the order in which data flows.
 
+    Conversation -> Candidates -> Ranking, Comparison -> (reward model)
     PromptRow -> Prompt -> Rollout -> Scores -> Experience -> StepMetrics
 
 Shapes: B sequences of a batch, T tokens of a response, P tokens of a prompt. Records hold numpy arrays, not
@@ -23,6 +24,44 @@ class Message(TypedDict):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where a record came from. Example: Origin("huatuo", "real", "conversation", "data/huatuo.jsonl", 7)"""
+
+    source: str
+    """The source's name in the configuration."""
+    kind: Literal["distilled", "real", "unknown"]
+    """Written by a model, or by people."""
+    form: Literal["instruction", "conversation", "text"]
+    """One question and its answer, several turns, or plain text."""
+    file: str
+    line: int
+    """Line of a text file, row of a table, item of a JSON list; from 1."""
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A dialogue to learn from; it ends with the assistant's answer.
+
+    Example: Conversation("huatuo-7", [{"role": "user", ...}, {"role": "assistant", ...}], origin)
+    """
+
+    id: str
+    messages: list[Message]
+    origin: Origin
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Document:
+    """Plain text for continued pre-training. Example: Document("book-3", "The common cold is ...", origin)"""
+
+    id: str
+    text: str
+    origin: Origin
+    fields: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class PromptRow:
     """One prompt as a user has it on disk: a conversation that ends with the patient's turn.
 
@@ -35,6 +74,54 @@ class PromptRow:
     """The doctor's answer."""
     fields: Mapping[str, Any] = field(default_factory=dict)
     """What rewards may look at. `missing_info`: what a doctor must ask for; an empty list: nothing is missing."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """K answers to one prompt, still unjudged. Example: Candidates(row, ["Rest.", "How long?"], "runs/sft/model")"""
+
+    prompt: PromptRow
+    answers: list[str]
+    model: str
+    """What sampled them."""
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One annotator's order of K answers. Example: Ranking(row, ["a", "b", "c"], [2, 1, 2], "anna", origin)"""
+
+    prompt: PromptRow
+    answers: list[str]
+    ranks: list[int]
+    """Rank of each answer, 1 the best; equal ranks are ties."""
+    annotator: str
+    origin: Origin
+
+
+Verdict = Literal["a", "b", "tie", "inconsistent", "set_aside"]
+"""Better answer; `inconsistent`: the two orders disagree; `set_aside`: there is no verdict, `reason` says why."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One rater's verdict on two answers to a prompt: a row of the preference store.
+
+    Example: Comparison("en-7/0-1/judge", row, "Rest.", "How long?", "b", 2.5, "judge:x", {"ab": [6, 8]}, None, origin)
+    """
+
+    id: str
+    prompt: PromptRow
+    answer_a: str
+    answer_b: str
+    verdict: Verdict
+    margin: float | None
+    """How much better, at least 0, in the rater's own units; None where it gives none."""
+    rater: str
+    """`judge:MODEL`, `human:NAME`, `rubric` or `file`."""
+    scores: Mapping[str, Any]
+    """What the rater said, by order or criterion."""
+    reason: str | None
+    origin: Origin
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def local_ray() -> Iterator[None]:
 def config(folder: Path, *overrides: str) -> PPOConfig:
     """Two policy and critic ranks, two engines, `length` (weight 1) and `repetition` (0.5), 8 prompts a step."""
     few = ("evaluation.num_prompts=4", "evaluation.samples_per_prompt=1", "logging.loggers=[]")
-    return load("tiny", [f"output_dir={folder}", "rollout.engines=2", *few, *overrides])
+    return load(PPOConfig, "tiny", [f"output_dir={folder}", "rollout.engines=2", *few, *overrides])
 
 
 class World:

@@ -11,6 +11,7 @@ from actors.generation import cut
 from actors.resume import check_same_run, only_run
 from actors.worker import Worker, busy, union_s
 from rayrl.config.load import dump, load
+from rayrl.config.ppo import PPOConfig
 from rayrl.errors import UserError
 
 
@@ -86,14 +87,14 @@ def test_busy_time_counts_failures_too() -> None:
     ],
 )
 def test_transfer_backend(overrides: list[str], backend: str) -> None:
-    assert load("tiny", overrides).transfer_backend == backend
+    assert load(PPOConfig, "tiny", overrides).transfer_backend == backend
 
 
 def test_ipc_needs_a_policy_rank_beside_every_engine() -> None:
     shared = ["rollout.gpus_per_engine=0.5", "cluster.colocate=[[policy, rollout]]", "rollout.engines=3"]
     with pytest.raises(UserError, match=r"over ipc .* at most policy\.ranks \(2\), got 3"):
-        load("tiny", shared)
-    assert load("tiny", [*shared, "sync.backend=nccl"]).transfer_backend == "nccl"
+        load(PPOConfig, "tiny", shared)
+    assert load(PPOConfig, "tiny", [*shared, "sync.backend=nccl"]).transfer_backend == "nccl"
 
 
 class Asked:
@@ -130,14 +131,16 @@ def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
     with only_run(folder):
         with pytest.raises(UserError, match=f"output_dir {folder} is in use by another run"), only_run(folder):
             pytest.fail("two runs in one folder")
-        check_same_run(load("tiny", [f"output_dir={folder}"]), folder)  # the lock doesn't make it a foreign folder
+        check_same_run(
+            load(PPOConfig, "tiny", [f"output_dir={folder}"]), folder
+        )  # the lock doesn't make it a foreign folder
     with only_run(folder):
         pass
 
 
 def test_which_settings_a_resumed_run_may_change(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    config = load("tiny", [f"output_dir={folder}"])
+    config = load(PPOConfig, "tiny", [f"output_dir={folder}"])
     check_same_run(config, folder)  # nothing there
     folder.mkdir()
     check_same_run(config, folder)  # an empty folder
@@ -145,8 +148,8 @@ def test_which_settings_a_resumed_run_may_change(tmp_path: Path) -> None:
     check_same_run(config, folder)  # a start that was killed while it wrote
     (folder / "config.yaml").write_text(dump(config), "utf-8")
     allowed = ["steps=9", "checkpoint.every=1", "logging.samples_per_step=0", "cluster.step_timeout_s=60"]
-    check_same_run(load("tiny", [f"output_dir={folder}", *allowed]), folder)
+    check_same_run(load(PPOConfig, "tiny", [f"output_dir={folder}", *allowed]), folder)
     for change in ("seed=1", "rewards.length.weight=2", "policy.optimizer.lr=0.1", "data.prompts=consultations-zh"):
         with pytest.raises(UserError) as caught:
-            check_same_run(load("tiny", [change]), folder)
+            check_same_run(load(PPOConfig, "tiny", [change]), folder)
         assert change.split("=")[0].replace("length", "0") in str(caught.value).replace("rewards:", "rewards.0.weight:")

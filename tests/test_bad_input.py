@@ -19,6 +19,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from actors.inputs import _answered
 from rayrl import cli
 from rayrl.config.load import dump, load
+from rayrl.config.ppo import PPOConfig
 from rayrl.data.chat import encode_prompt
 from rayrl.errors import UserError
 from rayrl.models.builtin import resolve_model, tiny_checkpoint
@@ -238,7 +239,7 @@ def test_output_dir(refused: Refused, tmp_path: Path) -> None:
 
     earlier = tmp_path / "earlier"
     earlier.mkdir()
-    (earlier / "config.yaml").write_text(dump(load("tiny", [f"output_dir={earlier}"])), "utf-8")
+    (earlier / "config.yaml").write_text(dump(load(PPOConfig, "tiny", [f"output_dir={earlier}"])), "utf-8")
     message = refused("seed=1", "policy.optimizer.lr=1", folder=earlier)
     assert f"{earlier} holds a run with another seed, policy.optimizer.lr: resume with the same settings" in message
 
@@ -258,7 +259,7 @@ def test_a_template_that_writes_an_answer_unlike_the_prompt(tmp_path: Path, open
     prompt = encode_prompt(tokenizer, row, 64)
     assert isinstance(prompt, Prompt)
     with pytest.raises(UserError, match=r"^algorithm\.ptx: row 'row-7' .* policy\.chat_template"):
-        _answered(tokenizer, prompt, "Since when?", (2,), load("tiny", []))
+        _answered(tokenizer, prompt, "Since when?", (2,), load(PPOConfig, "tiny", []))
 
 
 def test_a_supervised_term_that_the_template_cannot_write(refused: Refused) -> None:

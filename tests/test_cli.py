@@ -37,7 +37,7 @@ class Stage(types.ModuleType):
         self.raises = raises
 
     def main(self, config_path: str) -> None:
-        self.config = load(config_path)
+        self.config = load(PPOConfig, config_path)
         if self.raises is not None:
             raise self.raises
 
@@ -74,7 +74,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ppo_hands_the_resolved_config_to_the_stage(run_file: str, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage()
     assert start(stage, monkeypatch, run_file, "steps=7", "rewards.length.weight=2") == 0
-    assert stage.config == load(run_file, ["steps=7", "rewards.length.weight=2"])
+    assert stage.config == load(PPOConfig, run_file, ["steps=7", "rewards.length.weight=2"])
 
 
 def test_nothing_is_written_before_the_run_begins(
@@ -143,7 +143,7 @@ def test_dry_run_prints_a_config_that_loads_and_the_plan(
     printed = capsys.readouterr().out
     again = tmp_path / "again.yaml"
     again.write_text(printed, encoding="utf-8")
-    assert load(str(again)) == load(run_file, ["steps=5"])
+    assert load(PPOConfig, str(again)) == load(PPOConfig, run_file, ["steps=5"])
     for role in ("policy", "critic", "reference", "reward:length", "rollout"):
         assert f"\n# {role} " in printed
     assert "# fits this machine (" in printed

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from rayrl.config import yaml_text
 from rayrl.config.load import ConfigError, config_hash, dump, load, placeholders, presets, require_no_placeholders
+from rayrl.config.ppo import PPOConfig
 
 SMALL = """\
 policy: {model: tiny-random, optimizer: {lr: 1e-5}}
@@ -25,7 +26,7 @@ def small(tmp_path: Path) -> str:
 
 def complaint(source: str, *overrides: str) -> str:
     with pytest.raises(ConfigError) as caught:
-        load(source, overrides)
+        load(PPOConfig, source, overrides)
     message = str(caught.value)
     assert "pydantic" not in message and "Traceback" not in message
     return message
@@ -39,6 +40,7 @@ def write(tmp_path: Path, text: str) -> str:
 
 def test_overrides_reach_every_kind_of_place(small: str) -> None:
     config = load(
+        PPOConfig,
         small,
         [
             "policy.optimizer.lr=2e-6",
@@ -64,7 +66,7 @@ def test_overrides_reach_every_kind_of_place(small: str) -> None:
 
 def test_text_keys_take_text_as_written(small: str) -> None:
     overrides = ["logging.project=2026", "data.system_prompt=You are: a doctor, [kind", "policy.chat_template=null"]
-    config = load(small, overrides)
+    config = load(PPOConfig, small, overrides)
     assert config.logging.project == "2026"
     assert config.data.system_prompt == "You are: a doctor, [kind"
     assert config.policy.chat_template is None
@@ -186,33 +188,35 @@ def test_dump_loads_back_to_the_same(
     folder = tmp_path_factory.mktemp("dump")
     raw = yaml_text.parse(SMALL)
     raw["rewards"][0] |= {"options": options, "name": f"x{name}"}
-    first = load(write(folder, yaml_text.render(raw)))
-    again = load(write(folder, dump(first)))
+    first = load(PPOConfig, write(folder, yaml_text.render(raw)))
+    again = load(PPOConfig, write(folder, dump(first)))
     assert again == first
     assert config_hash(again) == config_hash(first)
 
 
 def test_hash_tells_configurations_apart(small: str) -> None:
-    assert config_hash(load(small)) == config_hash(load(small, ["steps=100"])), "100 is the default"
-    assert config_hash(load(small)) != config_hash(load(small, ["steps=101"]))
-    assert len(config_hash(load(small))) == 64
+    assert config_hash(load(PPOConfig, small)) == config_hash(load(PPOConfig, small, ["steps=100"])), (
+        "100 is the default"
+    )
+    assert config_hash(load(PPOConfig, small)) != config_hash(load(PPOConfig, small, ["steps=101"]))
+    assert len(config_hash(load(PPOConfig, small))) == 64
 
 
 def test_presets_validate_and_say_what_they_are() -> None:
     known = presets()
     assert {"huatuogpt", "zhongjing"} <= set(known)
     for name, summary in known.items():
-        assert load(name).steps > 0
+        assert load(PPOConfig, name).steps > 0
         assert len(summary) > 10
 
 
 def test_full_size_presets_hold_the_papers_numbers() -> None:
-    huatuo = load("huatuogpt")
+    huatuo = load(PPOConfig, "huatuogpt")
     assert (huatuo.steps, huatuo.prompts_per_step, huatuo.algorithm.epochs) == (16000, 64, 4)
     assert (huatuo.policy.train.mode, huatuo.policy.train.num_layers) == ("last_n", 2)
     assert (huatuo.policy.optimizer.lr, huatuo.algorithm.kl.coef) == (1e-6, 0.1)
     assert huatuo.policy.ranks + huatuo.rollout.engines + huatuo.rewards[0].workers == 8, "GPUs"
-    zhongjing = load("zhongjing")
+    zhongjing = load(PPOConfig, "zhongjing")
     assert (zhongjing.policy.train.mode, zhongjing.policy.train.lora_rank) == ("lora", 16)
     assert zhongjing.policy.optimizer.lr == 5e-5
     assert zhongjing.prompts_per_step == 8 * 4 * 4
@@ -220,9 +224,9 @@ def test_full_size_presets_hold_the_papers_numbers() -> None:
 
 
 def test_placeholders_must_be_set_before_a_run(tmp_path: Path) -> None:
-    config = load("huatuogpt")
+    config = load(PPOConfig, "huatuogpt")
     assert placeholders(config) == ["policy.model", "data.prompts", "rewards.reward_model.model"]
     with pytest.raises(ConfigError, match=r"policy\.model, data\.prompts, .*policy\.model=PATH data\.prompts=PATH"):
         require_no_placeholders(config)
     paths = ["policy.model=/m", "data.prompts=/p", "rewards.reward_model.model=/r"]
-    require_no_placeholders(load("huatuogpt", paths))
+    require_no_placeholders(load(PPOConfig, "huatuogpt", paths))

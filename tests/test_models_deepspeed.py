@@ -10,7 +10,7 @@ import torch
 from deepspeed.utils import groups
 from torch import Tensor, nn
 
-from rayrl.config.ppo import OptimizerConfig, TrainerConfig
+from rayrl.config.parts import OptimizerConfig, TrainerConfig
 from rayrl.models.deepspeed_engine import TrainEngine, learning_rate_factor
 
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
-from rayrl.config.ppo import RolloutConfig
+from rayrl.config.parts import RolloutConfig
 from rayrl.models.builtin import resolve_model
 from rayrl.models.engine import Completion, HFEngine, load_engine
 from rayrl.models.loading import load_causal_lm

@@ -18,7 +18,7 @@ from transformers import (
     Qwen3Config,
 )
 
-from rayrl.config.ppo import TrainableConfig
+from rayrl.config.parts import TrainableConfig
 from rayrl.errors import UserError
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import load_causal_lm, load_scorer, score_head

@@ -17,6 +17,7 @@ from run_cases import ONE_RANK, SMALL, rayrl
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from rayrl.config.load import load
+from rayrl.config.ppo import PPOConfig
 from rayrl.models.builtin import resolve_model
 from rayrl.tracking.rows import read_rows, read_samples
 
@@ -151,8 +152,8 @@ def test_checkpoints_are_models_that_transformers_loads(tiny: Run) -> None:
 
 
 def test_config_and_report(tiny: Run) -> None:
-    config = load(str(tiny.folder / "config.yaml"))
-    assert config == load("tiny", tiny.arguments[2:])
+    config = load(PPOConfig, str(tiny.folder / "config.yaml"))
+    assert config == load(PPOConfig, "tiny", tiny.arguments[2:])
     page = (tiny.folder / "report.html").read_text("utf-8")
     assert page.count("<svg") + page.count("data:image") >= 4
     assert "length_window" in page

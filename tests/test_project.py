@@ -48,7 +48,7 @@ def test_readme_is_short_and_its_config_is_valid(tmp_path: Path) -> None:
     assert len(whole.splitlines()) <= 10
     path = tmp_path / "first.yaml"
     path.write_text(whole, encoding="utf-8")
-    config = load(str(path), ["steps=40", "rewards.questions.weight=2"])
+    config = load(PPOConfig, str(path), ["steps=40", "rewards.questions.weight=2"])
     assert (config.steps, config.rewards[0].weight) == (40, 2)
 
 

@@ -16,7 +16,7 @@ from learner_cases import PAD_ID
 from naive_ppo import response_logprobs
 from transformers import PreTrainedModel
 
-from rayrl.config.ppo import RolloutConfig, TrainableConfig
+from rayrl.config.parts import RolloutConfig, TrainableConfig
 from rayrl.models import weight_transfer
 from rayrl.models.builtin import resolve_model
 from rayrl.models.engine import Engine, load_engine

@@ -11,14 +11,14 @@ import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rayrl.config import schema, yaml_text
-from rayrl.config.ppo import PPOConfig
+from rayrl.config.strict import CommandConfig, Strict
 from rayrl.errors import UserError
 
 PRESETS_DIR = Path(__file__).parent.parent / "presets"
@@ -26,58 +26,61 @@ PLACEHOLDER = "path/to/"
 """What presets write where only the user knows the path."""
 COMMAND_LINE = "on the command line"
 
+T = TypeVar("T", bound=CommandConfig)
+
 
 class ConfigError(UserError):
     """What is wrong with a configuration: one sentence a problem, one problem a line."""
 
 
-def load(source: str, overrides: Sequence[str] = ()) -> PPOConfig:
-    """Reads and validates a PPO configuration.
+def load(model: type[T], source: str, overrides: Sequence[str] = ()) -> T:
+    """Reads and validates a configuration.
 
     Args:
-        source: path of a YAML file, or the name of a preset.
+        model: the command's configuration.
+        source: path of a YAML file, or the name of one of the command's presets.
         overrides: `key.path=value` with a YAML value; list items by index (`rewards.0.weight=2`) or, for named
             entries, by name (`rewards.questions.weight=2`). Later ones win.
 
     Raises:
         ConfigError: no such file, not YAML, an unknown key, a value out of its range, keys that contradict each other.
     """
-    path = _locate(source)
+    path = _locate(source, model.command)
     raw = _read(path)
-    _refuse_unknown(raw, f"in {path}")
-    changed = [_apply(raw, override) for override in overrides]
-    _refuse_unknown(raw, COMMAND_LINE)
+    _refuse_unknown(raw, f"in {path}", model)
+    changed = [_apply(raw, override, model) for override in overrides]
+    _refuse_unknown(raw, COMMAND_LINE, model)
     try:
-        return PPOConfig.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         lines = [_sentence(problem, str(path), changed) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines)) from None
 
 
-def dump(config: PPOConfig) -> str:
+def dump(config: Strict) -> str:
     """The resolved configuration as YAML, defaults included; `load` reads it back to an equal one."""
     return yaml_text.render(config.model_dump())
 
 
-def config_hash(config: PPOConfig) -> str:
+def config_hash(config: Strict) -> str:
     """64 hexadecimal digits, the same for equal configurations."""
     return hashlib.sha256(dump(config).encode()).hexdigest()
 
 
-def presets() -> dict[str, str]:
-    """Names of the presets in the package, each with its first comment line."""
+def presets(command: str = "ppo") -> dict[str, str]:
+    """Names of a command's presets in the package, each with its first comment line."""
     return {
         path.stem: path.read_text(encoding="utf-8").split("\n", 1)[0].lstrip("# ")
-        for path in sorted(PRESETS_DIR.glob("*.yaml"))
+        for path in sorted((PRESETS_DIR / command).glob("*.yaml"))
     }
 
 
-def placeholders(config: PPOConfig) -> list[str]:
+def placeholders(config: Strict) -> list[str]:
     """Dotted keys that still hold a preset's placeholder path."""
     return [key for key, value in _leaves(config.model_dump()) if isinstance(value, str) and PLACEHOLDER in value]
 
 
-def require_no_placeholders(config: PPOConfig) -> None:
+def require_no_placeholders(config: Strict) -> None:
     """Stops a run whose model or data paths the user hasn't filled in.
 
     Raises:
@@ -89,10 +92,10 @@ def require_no_placeholders(config: PPOConfig) -> None:
         raise ConfigError(f"{', '.join(keys)}: only placeholders so far; set them on the command line ({asked})")
 
 
-def _locate(source: str) -> Path:
-    known = presets()
+def _locate(source: str, command: str) -> Path:
+    known = presets(command)
     if source in known:
-        return PRESETS_DIR / f"{source}.yaml"
+        return PRESETS_DIR / command / f"{source}.yaml"
     path = Path(source)
     if path.is_file():
         return path
@@ -117,27 +120,27 @@ def _read(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _refuse_unknown(raw: dict[str, Any], where: str) -> None:
+def _refuse_unknown(raw: dict[str, Any], where: str, model: type[Strict]) -> None:
     lines = [
-        f"unknown key {'.'.join(path)!r} {where}; {schema.nearest(path, section, PPOConfig)}"
-        for path, section in schema.unknown_keys(raw, PPOConfig)
+        f"unknown key {'.'.join(path)!r} {where}; {schema.nearest(path, section, model)}"
+        for path, section in schema.unknown_keys(raw, model)
     ]
     if lines:
         raise ConfigError("\n".join(lines))
 
 
-def _apply(raw: dict[str, Any], override: str) -> str:
+def _apply(raw: dict[str, Any], override: str, model: type[Strict]) -> str:
     """Sets one override in the raw data; returns its path as pydantic would write it (list items by index)."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise ConfigError(f"{override!r} on the command line isn't of the form key.path=value")
     parts = key.split(".")
     node: Any = raw
-    annotation: Any = PPOConfig
+    annotation: Any = model
     taken: list[str] = []
     for position, part in enumerate(parts):
         last = position == len(parts) - 1
-        slot, inner = _slot(node, annotation, part, taken)
+        slot, inner = _slot(node, annotation, part, taken, model)
         taken.append(str(slot))
         if last:
             node[slot] = _value(text, inner, key)
@@ -148,7 +151,7 @@ def _apply(raw: dict[str, Any], override: str) -> str:
     return ".".join(taken)
 
 
-def _slot(node: Any, annotation: Any, part: str, taken: list[str]) -> tuple[str | int, Any]:
+def _slot(node: Any, annotation: Any, part: str, taken: list[str], model: type[Strict]) -> tuple[str | int, Any]:
     """Where `part` lies in `node`, which the model declares as `annotation`: its key or index, and what it declares."""
     here = ".".join(taken)
     section = schema.section_of(annotation)
@@ -160,7 +163,7 @@ def _slot(node: Any, annotation: Any, part: str, taken: list[str]) -> tuple[str 
         return part, Any
     if part not in section.model_fields:
         path = (*taken, part)
-        raise ConfigError(f"unknown key {'.'.join(path)!r} {COMMAND_LINE}; {schema.nearest(path, section, PPOConfig)}")
+        raise ConfigError(f"unknown key {'.'.join(path)!r} {COMMAND_LINE}; {schema.nearest(path, section, model)}")
     return part, section.model_fields[part].annotation
 
 

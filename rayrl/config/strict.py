@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -24,3 +24,10 @@ class Strict(BaseModel):
                 hint = f"did you mean {near[0]!r}?" if near else f"valid keys: {', '.join(cls.model_fields)}"
                 raise ValueError(f"unknown key {key!r}; {hint}")
         return values
+
+
+class CommandConfig(Strict):
+    """The whole configuration of one command."""
+
+    command: ClassVar[str]
+    """The command's name; its presets lie in rayrl/presets/<command>/."""

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rayrl.config.ppo import OptimizerConfig, TrainerConfig
+from rayrl.config.parts import OptimizerConfig, TrainerConfig
 from rayrl.models.loading import device, resolve_dtype
 
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from rayrl.config.ppo import RolloutConfig
+from rayrl.config.parts import RolloutConfig
 from rayrl.errors import UserError
 from rayrl.models.loading import device, dtype_name, load_causal_lm
 from rayrl.models.weights import Bucket

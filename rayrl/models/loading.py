@@ -20,7 +20,7 @@ from transformers import (
     PreTrainedModel,
 )
 
-from rayrl.config.ppo import TrainableConfig
+from rayrl.config.parts import TrainableConfig
 from rayrl.errors import UserError
 
 DType = Literal["auto", "bf16", "fp32"]

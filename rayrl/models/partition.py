@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from rayrl.config.ppo import TrainableConfig
+from rayrl.config.parts import TrainableConfig
 from rayrl.errors import UserError
 
 

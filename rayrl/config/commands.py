@@ -1,0 +1,33 @@
+"""Every command that takes a configuration: its model, the module that runs it, and a line of help.
+
+Modules by name: naming one here imports nothing, so that `rayrl --help` stays quick and no layer looks upwards.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rayrl.config.strict import CommandConfig
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command. `config`: "module:Class"; `module`: has `main(path of the resolved YAML)`."""
+
+    config: str
+    module: str
+    help: str
+
+    def model(self) -> type[CommandConfig]:
+        """The configuration's class."""
+        module, _, name = self.config.partition(":")
+        found: type[CommandConfig] = getattr(importlib.import_module(module), name)
+        return found
+
+
+COMMANDS = {
+    "ppo": Command("rayrl.config.ppo:PPOConfig", "actors.ppo", "train a policy by PPO; the same command again resumes"),
+}

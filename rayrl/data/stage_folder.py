@@ -1,0 +1,136 @@
+"""A stage's output folder and its manifest: done once, continued when interrupted, never half there.
+
+A stage that writes data works in `<output_dir>.partial` and publishes it by rename; one that trains works in its own,
+which is done when the manifest lies in it. Either way: run again with the same configuration and inputs, nothing is
+done; with others, the folder is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rayrl.config.load import config_hash
+from rayrl.config.strict import CommandConfig
+from rayrl.errors import UserError
+
+MANIFEST = "manifest.json"
+STARTED = "started.json"
+_PACKAGES = ("rayrl", "ray", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished stage says of itself (manifest.json)."""
+
+    stage: str
+    config_hash: str
+    inputs: Mapping[str, str]
+    """Path -> fingerprint."""
+    counts: Mapping[str, Any]
+    """Rows in and out, and dropped by reason: {"in": 10, "out": 8, "dropped": {"answer is empty": 2}}."""
+    seed: int
+    versions: Mapping[str, str] = field(default_factory=lambda: {name: version(name) for name in _PACKAGES})
+
+
+def fingerprint(path: str | Path) -> str:
+    """64 hexadecimal digits: of a stage's folder its manifest; else of the files' names and bytes.
+
+    What isn't a path (a model's or built-in's name) stands for itself.
+    """
+    path = Path(path)
+    if (path / MANIFEST).is_file():
+        return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
+    if not path.exists():
+        return hashlib.sha256(str(path).encode()).hexdigest()
+    digest = hashlib.sha256()
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    for file in files:
+        digest.update(str(file.relative_to(path.parent)).encode())
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()
+
+
+class StageFolder:
+    """The output folder of one stage. `work` is where it writes until `publish`."""
+
+    def __init__(
+        self, config: CommandConfig, output_dir: str | Path, inputs: Sequence[str | Path], *, in_place: bool = False
+    ) -> None:
+        """`in_place`: for training, whose folder is watched while it runs.
+
+        Raises UserError where the folder holds another configuration's, or other inputs', work.
+        """
+        self.path = Path(output_dir).absolute()
+        self.work = self.path if in_place else self.path.with_name(self.path.name + ".partial")
+        self._identity = {
+            "stage": config.command,
+            "config_hash": config_hash(config),
+            "inputs": {str(path): fingerprint(path) for path in inputs},
+        }
+        self._check(self.path / MANIFEST)
+        self._check(self.work / STARTED)
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage has been finished, with this configuration and these inputs."""
+        return (self.path / MANIFEST).is_file()
+
+    def begin(self) -> Path:
+        """Makes the working folder, or finds what an interrupted run left in it."""
+        if not (self.work / STARTED).is_file():
+            if self.work.exists() and any(self.work.iterdir()):
+                raise UserError(f"{self.work} holds files that aren't this stage's; choose another output_dir")
+            self.work.mkdir(parents=True, exist_ok=True)
+            _write_json(self.work / STARTED, self._identity)
+        return self.work
+
+    def publish(self, counts: Mapping[str, Any], seed: int) -> None:
+        """Writes the manifest; from here on the stage is done."""
+        manifest = Manifest(**self._identity, counts=counts, seed=seed)  # type: ignore[arg-type]
+        _write_json(self.work / MANIFEST, asdict(manifest))
+        if self.work != self.path:
+            (self.work / STARTED).unlink()
+            os.replace(self.work, self.path)
+
+    def discard(self) -> None:
+        """Removes what an interrupted run left."""
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def _check(self, file: Path) -> None:
+        if not file.is_file():
+            if file.name == MANIFEST and self.work != self.path and self.path.is_dir() and any(self.path.iterdir()):
+                raise UserError(f"{self.path} isn't empty and holds no {MANIFEST}; choose another output_dir")
+            return
+        before = json.loads(file.read_text(encoding="utf-8"))
+        differing = [key for key, value in self._identity.items() if before.get(key) != value]
+        if differing:
+            what = " and ".join({"config_hash": "configuration"}.get(key, key) for key in differing)
+            raise UserError(
+                f"{file.parent} holds a {before.get('stage')} stage with another {what}; "
+                "choose another output_dir, or remove it to start again"
+            )
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest of a finished stage. Raises UserError where there is none."""
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder} isn't the folder of a finished stage: it has no {MANIFEST}")
+    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return manifest
+
+
+def _write_json(path: Path, value: Any) -> None:
+    draft = path.with_suffix(".draft")
+    draft.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)

@@ -1,0 +1,1 @@
+"""Comparisons from judge, humans and rubric; the preference store."""

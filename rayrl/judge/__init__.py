@@ -1,0 +1,1 @@
+"""The one way anything talks to an outside model: client, cache, budget."""
