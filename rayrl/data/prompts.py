@@ -65,12 +65,12 @@ def read_prompts(source: str | Path) -> ReadResult:
     rejected: list[Rejected] = []
     places: dict[str, tuple[str, int]] = {}
     for file in _files(source):
-        values = _parquet_values(file) if file.suffix == ".parquet" else _jsonl_values(file)
+        values = _parquet_values(file) if file.suffix == ".parquet" else jsonl_values(file)
         for line, value in values:
-            row = value if isinstance(value, _BadLine) else check_row(value)
+            row = value if isinstance(value, BadLine) else check_row(value)
             if isinstance(row, PromptRow) and row.id in places:
                 first_file, first_line = places[row.id]
-                row = _BadLine(f"id {_short(row.id)} is already taken by {first_file}, line {first_line}")
+                row = BadLine(f"id {_short(row.id)} is already taken by {first_file}, line {first_line}")
             if isinstance(row, PromptRow):
                 rows.append(row)
                 places[row.id] = (str(file), line)
@@ -127,8 +127,8 @@ def write_rejected(path: str | Path, rejected: Sequence[Rejected]) -> None:
     os.replace(draft, path)
 
 
-class _BadLine(str):
-    """The reason why a line couldn't even be decoded."""
+class BadLine(str):
+    """The reason, in words, why a line couldn't even be decoded, or can't be taken."""
 
 
 def _files(source: str | Path) -> list[Path]:
@@ -146,7 +146,8 @@ def _files(source: str | Path) -> list[Path]:
     return [path]
 
 
-def _jsonl_values(file: Path) -> Iterator[tuple[int, Any]]:
+def jsonl_values(file: Path) -> Iterator[tuple[int, Any]]:
+    """Line number, from 1, and decoded value of every line that isn't blank; a BadLine where one can't be decoded."""
     with file.open("rb") as lines:
         for number, raw in enumerate(lines, start=1):
             if number == 1:
@@ -159,11 +160,11 @@ def _decode(raw: bytes) -> Any:
     try:
         return json.loads(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        return _BadLine(f"not UTF-8: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}")
+        return BadLine(f"not UTF-8: byte {error.start + 1} of the line is 0x{raw[error.start]:02x}")
     except json.JSONDecodeError as error:
-        return _BadLine(f"not JSON: {error.msg} at character {error.pos + 1}")
+        return BadLine(f"not JSON: {error.msg} at character {error.pos + 1}")
     except (ValueError, RecursionError) as error:  # a number of thousands of digits; brackets thousands deep
-        return _BadLine(f"not readable as JSON: {error}")
+        return BadLine(f"not readable as JSON: {error}")
 
 
 def _parquet_values(file: Path) -> Iterator[tuple[int, Any]]:
@@ -187,7 +188,7 @@ def _batch_values(batch: Any) -> list[Any]:
         return list(batch.to_pylist(maps_as_pydicts="lossy"))
     except UnicodeDecodeError as error:  # Parquet doesn't check its text; find the rows that are to blame
         if batch.num_rows == 1:
-            return [_BadLine(f"not UTF-8: byte 0x{error.object[error.start]:02x}")]
+            return [BadLine(f"not UTF-8: byte 0x{error.object[error.start]:02x}")]
         return [value for row in range(batch.num_rows) for value in _batch_values(batch.slice(row, 1))]
 
 
