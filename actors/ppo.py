@@ -25,7 +25,7 @@ from actors.outcome import SUMMARY, finish
 from actors.policy import PolicyActor
 from actors.record import describe_actors, write_record
 from actors.reference import ReferenceActor
-from actors.resume import BESIDE, check_same_run, only_run
+from actors.resume import BESIDE, check_same_run
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
 from actors.scoring import Scoring
@@ -37,6 +37,7 @@ from cluster.session import Session, choose, connect
 from rayrl.algorithms.kl import make_controller
 from rayrl.config.load import dump, load
 from rayrl.config.ppo import PPOConfig
+from rayrl.data.lock import only_run
 from rayrl.learners.shard import accumulation_steps
 from rayrl.placement import has_own_reference, reward_role, role_specs
 from rayrl.rewards.mixture import Mixture

@@ -2,39 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rayrl.config.load import load
 from rayrl.config.ppo import PPOConfig
+from rayrl.data.lock import LOCK
 from rayrl.errors import UserError
 
 BESIDE = "config.yaml.new"
 """What a start that was killed while it wrote config.yaml leaves."""
 MAY_CHANGE = ("output_dir", "steps", "cluster", "logging", "checkpoint")
 """Top-level keys that a resumed run may change."""
-
-
-LOCK = ".lock"
-"""Held while a run uses the folder; the file stays."""
-
-
-@contextlib.contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps other runs out of it; a killed process lets go. Raises UserError where one is in."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"output_dir {folder} is in use by another run: wait for its end, or set another output_dir"
-            ) from None
-        yield
 
 
 def check_same_run(config: PPOConfig, folder: Path) -> None:

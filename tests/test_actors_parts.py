@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.generation import cut
-from actors.resume import check_same_run, only_run
+from actors.resume import check_same_run
 from actors.worker import Worker, busy, union_s
 from rayrl.config.load import dump, load
 from rayrl.config.ppo import PPOConfig
+from rayrl.data.lock import only_run
 from rayrl.errors import UserError
 
 

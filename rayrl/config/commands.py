@@ -30,4 +30,9 @@ class Command:
 
 COMMANDS = {
     "ppo": Command("rayrl.config.ppo:PPOConfig", "actors.ppo", "train a policy by PPO; the same command again resumes"),
+    "pipeline": Command(
+        "rayrl.config.pipeline:PipelineConfig",
+        "rayrl.stages.pipeline",
+        "run stages that feed each other, as one YAML says",
+    ),
 }

@@ -53,7 +53,7 @@ def load(model: type[T], source: str, overrides: Sequence[str] = ()) -> T:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
-        lines = [_sentence(problem, str(path), changed) for problem in error.errors(include_url=False)]
+        lines = [sentence(problem, str(path), changed) for problem in error.errors(include_url=False)]
         raise ConfigError("\n".join(lines)) from None
 
 
@@ -194,7 +194,8 @@ def _value(text: str, annotation: Any, key: str) -> Any:
     return text if wants_text and not (value is None or isinstance(value, str)) else value
 
 
-def _sentence(problem: ErrorDetails, file: str, changed: list[str]) -> str:
+def sentence(problem: ErrorDetails, file: str, changed: list[str]) -> str:
+    """What pydantic found, in words: the key with its full path, what is wrong, and where it was written."""
     path = ".".join(str(part) for part in problem["loc"])
     where = f"in {file}"
     if any(path == key or path.startswith(f"{key}.") for key in changed):

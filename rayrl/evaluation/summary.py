@@ -51,6 +51,7 @@ def build_summary(
     }
     mixed = _compare(before, after, lambda sample: sample.mixed, "score")
     return {
+        "headline": _headline(mixed),
         "step_before": before[0].step,
         "step_after": after[0].step,
         "prompts": len({sample.prompt_id for sample in after}),
@@ -166,6 +167,11 @@ def _question_share(
         return float(asks_question(sample.response)) if complete.get(sample.prompt_id) is whole else None
 
     return share
+
+
+def _headline(mixed: Comparison) -> str:
+    before, after = (format_number(mixed[end]["mean"], "score") for end in ("before", "after"))
+    return f"held-out score {before} → {after}, {_verdict(mixed['difference'])}"
 
 
 def _verdict(difference: Mapping[str, Any]) -> str:
