@@ -96,6 +96,10 @@ class Ranking:
     """Rank of each answer, 1 the best; equal ranks are ties."""
     annotator: str
     origin: Origin
+    criteria: Mapping[str, list[int]] = field(default_factory=dict)
+    """Ranks by criterion, where the annotator gave them; `ranks` then follows from them."""
+    all_wrong: bool = False
+    """The annotator calls every answer wrong."""
 
 
 Verdict = Literal["a", "b", "tie", "inconsistent", "set_aside"]
