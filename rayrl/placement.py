@@ -96,14 +96,14 @@ def _reservations(config: PPOConfig) -> Iterator[RoleSpec]:
     strategy = config.cluster.strategy
     trainers = [("policy", config.policy)] + ([("critic", config.critic)] if config.uses_critic else [])
     for name, trainer in trainers:
-        env = _thread_env(trainer.threads, trainer.cpus_per_rank)
+        env = thread_env(trainer.threads, trainer.cpus_per_rank)
         yield RoleSpec(name, trainer.ranks, trainer.cpus_per_rank, trainer.gpus_per_rank, strategy, env=env)
     if has_own_reference(config):
         frozen = config.reference
-        env = _thread_env(frozen.threads, frozen.cpus_per_worker)
+        env = thread_env(frozen.threads, frozen.cpus_per_worker)
         yield RoleSpec("reference", frozen.workers, frozen.cpus_per_worker, frozen.gpus_per_worker, strategy, env=env)
     for entry in config.rewards:
-        env = _thread_env(entry.threads, entry.cpus_per_worker)
+        env = thread_env(entry.threads, entry.cpus_per_worker)
         name = reward_role(entry.name)
         yield RoleSpec(name, entry.workers, entry.cpus_per_worker, entry.gpus_per_worker, strategy, env=env)
     rollout = config.rollout
@@ -113,11 +113,11 @@ def _reservations(config: PPOConfig) -> Iterator[RoleSpec]:
             f"got {rollout.gpus_per_engine:g}"
         )
     gpus = rollout.gpus_per_engine * rollout.tensor_parallel
-    env = _thread_env(rollout.threads, rollout.cpus_per_engine)
+    env = thread_env(rollout.threads, rollout.cpus_per_engine)
     yield RoleSpec("rollout", rollout.engines, rollout.cpus_per_engine, gpus, strategy, env=env)
 
 
-def _thread_env(threads: int | None, cpus: float) -> dict[str, str]:
+def thread_env(threads: int | None, cpus: float) -> dict[str, str]:
     """OpenMP's thread count, which torch follows: a rank's whole CPUs unless set, at least 1.
 
     Roles share cores, and a thread that spins at a barrier takes the time of the one it waits for, so waiting threads

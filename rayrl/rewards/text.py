@@ -13,9 +13,10 @@ import re
 import unicodedata
 from collections import Counter
 
-_CJK = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
-_LETTER = rf"(?:(?![{_CJK}])[^\W_])"
-_UNIT = re.compile(rf"(?=[^\W_])[{_CJK}]|{_LETTER}+(?:['’]{_LETTER}+)*")
+from rayrl.data.units import CJK, UNIT, units
+
+__all__ = ["CLOSERS", "is_chinese", "ngram_counts", "script_counts", "sentences", "units"]
+
 CLOSERS = "\"'”’」』）)]*_` \t\r"
 """What may stand between a sentence's end mark and the end of the text: quotes, brackets, markdown."""
 
@@ -23,20 +24,15 @@ _ABBREVIATION = re.compile(r"\b(e\.g|i\.e|etc|vs|approx|dr|mr|mrs|ms|no)\.(?=\s+
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]*]*\s+|(?<=[。！？])[”’」』）)*]*\s*|\n+")
 
 
-def units(text: str) -> list[str]:
-    """Words (Latin and other alphabets) and single characters (Chinese), lower case, without punctuation."""
-    return [unit.replace("’", "'").casefold() for unit in _UNIT.findall(text)]
-
-
 def is_chinese(text: str) -> bool:
     """Whether more than half of the units are Chinese characters."""
-    found = _UNIT.findall(text)
-    return 2 * sum(bool(re.match(f"[{_CJK}]", unit)) for unit in found) > len(found)
+    found = UNIT.findall(text)
+    return 2 * sum(bool(re.match(f"[{CJK}]", unit)) for unit in found) > len(found)
 
 
 def script_counts(text: str) -> Counter[str]:
     """Units by script, named as Unicode names it ("LATIN", "CJK", "CYRILLIC" ...); numbers have no script."""
-    firsts = (unit[0] for unit in _UNIT.findall(text) if unit[0].isalpha())
+    firsts = (unit[0] for unit in UNIT.findall(text) if unit[0].isalpha())
     return Counter(unicodedata.name(first, "UNKNOWN").split()[0].split("-")[0] for first in firsts)
 
 

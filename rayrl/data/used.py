@@ -1,0 +1,59 @@
+"""Which prompts a model was fine-tuned on, so that later stages can take others: `used.jsonl`, {"key": ...} a row.
+
+A key is split.conversation_key of a conversation up to a patient's turn that the doctor answers. Exact only: a near
+copy has another key; name its source where near copies must be left out too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+from rayrl.data.split import conversation_key
+from rayrl.errors import UserError
+from rayrl.types import Conversation, Message, PromptRow
+
+USED = "used.jsonl"
+
+
+def answered_prompts(messages: Sequence[Message]) -> list[list[Message]]:
+    """Every beginning of a conversation that ends with a user's turn which the assistant answers."""
+    return [
+        list(messages[:length])
+        for length, (turn, answer) in enumerate(pairwise(messages), start=1)
+        if turn["role"] == "user" and answer["role"] == "assistant"
+    ]
+
+
+def prompt_key(messages: Sequence[Message]) -> str:
+    """The key of a prompt, blind to case, width, spacing and system messages."""
+    return conversation_key(PromptRow("", list(messages)))
+
+
+def write_used(path: str | Path, conversations: Iterable[Conversation]) -> None:
+    """Writes the keys of every prompt answered in the conversations, sorted, each once; replaces the file whole.
+
+    `path`: the file, or the stage's folder, in which it is called used.jsonl.
+    """
+    target = Path(path) / USED if Path(path).is_dir() else Path(path)
+    keys = {prompt_key(prompt) for one in conversations for prompt in answered_prompts(one.messages)}
+    draft = target.with_name(target.name + ".draft")
+    draft.write_text("".join(json.dumps({"key": key}) + "\n" for key in sorted(keys)), encoding="utf-8")
+    os.replace(draft, target)
+
+
+def read_used(path: str | Path) -> set[str]:
+    """The keys in a stage's folder, or in such a file. Raises UserError where there are none to read."""
+    file = Path(path) / USED if Path(path).is_dir() else Path(path)
+    if not file.is_file():
+        raise UserError(f"{path} has no {USED}: name the folder of a finished `rayrl sft`, or the data it trained on")
+    keys: set[str] = set()
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            keys.add(json.loads(line)["key"])
+        except (ValueError, TypeError, KeyError):
+            raise UserError(f'{file}, line {number}: expected {{"key": ...}}') from None
+    return keys
