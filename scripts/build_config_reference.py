@@ -1,8 +1,8 @@
 #!/usr/bin/env python
 """Writes docs/configuration.md from the typed configuration models; with --check only says whether it is up to date.
 
-Keys, types, defaults and descriptions come from rayrl/config/ppo.py alone, so that the reference can't say anything
-else. Sections that two roles share (`policy.train`, `critic.train`) are printed once, under all their paths.
+Keys, types, defaults and descriptions come from rayrl/config alone, so that the reference can't say anything else.
+Sections that several keys or commands share (`policy.train`, `critic.train`) are printed once, under all their paths.
 """
 
 from __future__ import annotations
@@ -16,22 +16,23 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from rayrl.config.ppo import PPOConfig
+from rayrl.config.commands import COMMANDS
 from rayrl.config.schema import is_list, section_of
 from rayrl.config.strict import Strict
 
 TARGET = Path(__file__).parent.parent / "docs" / "configuration.md"
 HEADER = """\
-# Configuration of a PPO run
+# Configuration
 
-<!-- Written by scripts/build_config_reference.py from rayrl/config/ppo.py; change it there. -->
+<!-- Written by scripts/build_config_reference.py from rayrl/config; change it there. -->
 
-`rayrl ppo SOURCE [key.path=value ...]` reads one YAML file, or a preset by name (`rayrl presets`). Unknown keys are
-refused, and the nearest valid one is named. Values are YAML 1.2: `1e-6` is a number, `no` is text.
+`rayrl COMMAND SOURCE [key.path=value ...]` reads one YAML file, or one of the command's presets by name (`rayrl
+presets`). Unknown keys are refused, and the nearest valid one is named. Values are YAML 1.2: `1e-6` is a number, `no`
+is text.
 
 On the command line a key is its dotted path (`policy.optimizer.lr=1e-5`); an item of a list is named by its number from
 0 (`rewards.0.weight=2`) or, where items have names, by its name (`rewards.questions.weight=2`). `--dry-run` prints the
-resolved configuration and where every role goes, and starts nothing.
+resolved configuration (of `ppo` also where every role goes) and starts nothing.
 """
 SYMBOLS = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
 
@@ -103,14 +104,22 @@ def table(model: type[Strict]) -> list[str]:
 
 def render() -> str:
     """The whole document."""
-    paths: dict[type[Strict], list[str]] = {}
-    for path, model in sections(PPOConfig):
-        paths.setdefault(model, []).append(path)
+    models = {name: command.model() for name, command in COMMANDS.items()}
+    paths: dict[type[Strict], dict[str, list[str]]] = {}
+    for name, model in models.items():
+        for path, section in sections(model):
+            paths.setdefault(section, {}).setdefault(name, []).append(path)
     lines = [HEADER]
-    for model, where in paths.items():
-        title = ", ".join(f"`{path}`" for path in where) if where != [""] else "The run"
-        lines += [f"## {title}", "", (model.__doc__ or "").strip(), "", *table(model), ""]
+    for section, where in paths.items():
+        first, *others = where
+        lines += [f"## rayrl {first}" if section is models[first] else f"### {first}: {_joined(where[first])}", ""]
+        also = "; ".join(f"{name}: {_joined(where[name])}" for name in others)
+        lines += [(section.__doc__ or "").strip() + (f" Also {also}." if also else ""), "", *table(section), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _joined(paths: list[str]) -> str:
+    return ", ".join(f"`{path}`" for path in paths)
 
 
 def main() -> int:
