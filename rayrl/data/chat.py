@@ -8,6 +8,7 @@ never cut, since cutting drops either the system prompt or what the patient said
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +21,18 @@ from rayrl.types import Message, Prompt, PromptRow
 _PROBE = "Zq7"  # stands for an answer where a template is asked what it puts around one
 
 
-def load_tokenizer(path: str, chat_template: str | None = None) -> Any:
+def load_tokenizer(
+    path: str,
+    chat_template: str | None = None,
+    *,
+    section: str = "policy",
+    needs_template: bool = True,
+    add_pad_token: bool = False,
+) -> Any:
     """The tokenizer of a checkpoint, padding on the left, with `chat_template` in place of its own where given.
 
+    `section`: of the configuration, for errors. `needs_template`: False for plain text. `add_pad_token`: where it has
+    none, the end token stands for it (what is padded is masked by length).
     Raises UserError where there is none, where it lacks a chat template, an end token or a pad token, and where the
     template fails on a conversation of a user and an assistant.
     """
@@ -35,16 +45,19 @@ def load_tokenizer(path: str, chat_template: str | None = None) -> Any:
         raise UserError(f"No tokenizer could be loaded from {path}: {reason}") from error
     if chat_template is not None:
         tokenizer.chat_template = chat_template
-    if not tokenizer.chat_template:
-        raise UserError(f"The tokenizer of {path} has no chat template: set policy.chat_template.")
+    if needs_template and not tokenizer.chat_template:
+        raise UserError(f"The tokenizer of {path} has no chat template: set {section}.chat_template.")
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer of {path} has no end token: set eos_token in its tokenizer_config.json.")
+    if tokenizer.pad_token_id is None and add_pad_token:
+        tokenizer.pad_token = tokenizer.eos_token
     if tokenizer.pad_token_id is None:
         raise UserError(
             f"The tokenizer of {path} has no pad token: set pad_token in its tokenizer_config.json "
             f"(its end token {tokenizer.eos_token!r} will do, padding is masked by length)."
         )
-    _check_template(tokenizer, path)
+    if needs_template:
+        _check_template(tokenizer, path, section)
     return tokenizer
 
 
@@ -57,7 +70,7 @@ def encode_prompt(
     """
     messages = with_system(row, system_prompt)
     for number, turn in enumerate(row.messages, start=1):
-        found = next((token for token in _special_tokens(tokenizer) if token in turn["content"]), None)
+        found = next((token for token in special_tokens(tokenizer) if token in turn["content"]), None)
         if found is not None:
             return f"message {number} spells the special token {found!r}"
     try:
@@ -101,10 +114,18 @@ def end_token_ids(tokenizer: Any, generation_config: Any | None = None) -> tuple
     if configured is not None:
         ends.update([configured] if isinstance(configured, int) else configured)
     tail = _render(tokenizer, answered=True).rpartition(_PROBE)[2]
-    special = set(tokenizer.convert_tokens_to_ids(_special_tokens(tokenizer)))
+    special = set(tokenizer.convert_tokens_to_ids(special_tokens(tokenizer)))
     closing = [token for token in tokenizer.encode(tail, add_special_tokens=False) if token in special]
     ends.update(closing[:1])
     return tuple(sorted(ends))
+
+
+def checkpoint_end_token_ids(tokenizer: Any, path: str) -> tuple[int, ...]:
+    """As `end_token_ids`, with the generation config of the checkpoint folder `path`, where it has one."""
+    from transformers import GenerationConfig
+
+    has_one = (Path(path) / "generation_config.json").exists()
+    return end_token_ids(tokenizer, GenerationConfig.from_pretrained(path) if has_one else None)
 
 
 def _render(tokenizer: Any, *, answered: bool) -> str:
@@ -114,16 +135,16 @@ def _render(tokenizer: Any, *, answered: bool) -> str:
     return str(tokenizer.apply_chat_template(messages, add_generation_prompt=not answered, tokenize=False))
 
 
-def _check_template(tokenizer: Any, path: str) -> None:
+def _check_template(tokenizer: Any, path: str, section: str) -> None:
     try:
         question, answered = _render(tokenizer, answered=False), _render(tokenizer, answered=True)
     except (TemplateError, ValueError, TypeError) as error:
         raise UserError(f"The chat template of {path} fails on a conversation of two turns: {error}") from error
     if question.count(_PROBE) != 1 or answered.count(_PROBE) != 2:
-        raise UserError(f"The chat template of {path} leaves out what was said: correct policy.chat_template.")
+        raise UserError(f"The chat template of {path} leaves out what was said: correct {section}.chat_template.")
 
 
-def _special_tokens(tokenizer: Any) -> list[str]:
+def special_tokens(tokenizer: Any) -> list[str]:
     """Texts that the tokenizer turns into single special tokens."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
     return sorted({*tokenizer.all_special_tokens, *added} - {""})

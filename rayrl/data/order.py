@@ -39,11 +39,12 @@ class PromptOrder:
 
     def _at(self, position: int) -> int:
         number, offset = divmod(position, self.num_prompts)
-        return int(_permutation(self.num_prompts, self.seed, number)[offset]) if self.shuffle else offset
+        return int(permutation(self.num_prompts, self.seed, number)[offset]) if self.shuffle else offset
 
 
 @lru_cache(maxsize=2)  # a batch touches two passes at most, unless it is larger than one
-def _permutation(num_prompts: int, seed: int, number: int) -> np.ndarray:
+def permutation(size: int, seed: int | tuple[int, ...], number: int) -> np.ndarray:
     """Order of pass `number`. Raw PCG64 draws stay the same in every NumPy, Generator.permutation may not (NEP 19)."""
-    draws = np.random.PCG64(np.random.SeedSequence([seed, number])).random_raw(num_prompts)
+    seeds = (seed,) if isinstance(seed, int) else seed
+    draws = np.random.PCG64(np.random.SeedSequence([*seeds, number])).random_raw(size)
     return np.argsort(draws, kind="stable")
