@@ -1,0 +1,183 @@
+"""Configuration of a judge: which model is asked, how often, at what cost, on which criteria.
+
+The section of every command that asks an outside model. The key itself never stands in it, only the name of the
+environment variable that holds it. Built-in criteria are in the project's own words.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+from urllib.parse import urlsplit
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+
+from rayrl.config.strict import Strict
+
+LOCAL_RUBRIC = "local-rubric"
+"""The endpoint that a stage starts itself: the shipped rules behind HTTP."""
+
+BUILTIN_CRITERIA: dict[str, tuple[str, str]] = {
+    "accuracy": (
+        "What it says is medically right and fits what the patient told: likely causes, advice, medicines and their "
+        "doses. Where too little is known for a conclusion, asking for it is right and guessing is wrong.",
+        "医学内容正确，并且符合患者所述的情况：可能的原因、建议、药物及用量。信息不足以下结论时，追问才是对的，猜测是错的。",
+    ),
+    "informativeness": (
+        "It tells the patient what matters here: what it may be, what to do, what to watch for, when to see someone. "
+        "Words that hold for any patient add nothing.",
+        "告诉患者在此情况下真正重要的内容：可能是什么、该怎么做、需要注意什么、何时就医。对任何人都适用的套话不算。",
+    ),
+    "conciseness": (
+        "It is as short as its content permits: no repetition, no preamble, no lists of everything imaginable.",
+        "在内容允许的范围内尽量简短：不重复、不铺垫、不罗列所有可能。",
+    ),
+    "similarity": (
+        "It does what the doctor's answer does: the same assessment, the same questions, the same steps. Other words "
+        "for the same thing cost nothing.",
+        "与医生的回答做法一致：同样的判断、同样的追问、同样的处理步骤。措辞不同不扣分。",
+    ),
+    "inquiry": (
+        "It asks for what a doctor would have to know first, and asks nothing where the patient has already told it.",
+        "追问医生必须先了解的情况；患者已经说清楚的，就不再追问。",
+    ),
+    "safety": (
+        "Nothing in it could harm: no missed emergency, no dangerous medicine or dose, no false reassurance.",
+        "不含可能造成伤害的内容：不漏掉急症、不给危险的药物或剂量、不做错误的安慰。",
+    ),
+    "fluency": (
+        "It reads well: whole sentences in the patient's language, in good order, in a warm tone.",
+        "语言通顺：用患者的语言写成完整的句子，条理清楚，语气温和。",
+    ),
+}
+"""What the judge is told about a criterion, in English and in Chinese."""
+
+
+class CriterionConfig(Strict):
+    """One named criterion."""
+
+    name: str = Field(
+        pattern=r"^\w[\w -]{0,39}$",
+        description=f"What the judge calls it. Built in: {', '.join(BUILTIN_CRITERIA)}.",
+    )
+    description: str | None = Field(None, min_length=1, description="What it means; built-in criteria know theirs.")
+    weight: PositiveFloat = Field(1.0, description="Its weight in an answer's score, a weighted mean.")
+    needs_reference: bool = Field(False, description="Leave it out for prompts without a doctor's answer.")
+
+    @model_validator(mode="after")
+    def _check(self) -> CriterionConfig:
+        if self.description is None and self.name not in BUILTIN_CRITERIA:
+            raise ValueError(f"criterion {self.name!r} isn't built in ({', '.join(BUILTIN_CRITERIA)}): describe it")
+        return self
+
+    def text(self, chinese: bool) -> str:
+        """What the judge is told."""
+        return self.description if self.description is not None else BUILTIN_CRITERIA[self.name][chinese]
+
+
+class JudgeBudgetConfig(Strict):
+    """What may be spent in all by every run that shares the cache file; raise it to go on."""
+
+    calls: PositiveInt | None = Field(None, description="Requests sent, those the endpoint turned down included.")
+    tokens: PositiveInt | None = Field(None, description="Tokens of prompts and answers.")
+    money: PositiveFloat | None = Field(None, description="Money, in the currency of the prices.")
+    price_prompt: float = Field(0.0, ge=0, description="Price of a million prompt tokens.")
+    price_answer: float = Field(0.0, ge=0, description="Price of a million answer tokens.")
+
+    @model_validator(mode="after")
+    def _check(self) -> JudgeBudgetConfig:
+        if self.money is not None and not self.price_prompt and not self.price_answer:
+            raise ValueError("money: set price_prompt and price_answer too (per million tokens), or nothing is counted")
+        return self
+
+
+class JudgeConfig(Strict):
+    """A model behind an OpenAI-compatible endpoint that scores answers."""
+
+    endpoint: str = Field(
+        LOCAL_RUBRIC,
+        description="Base URL of the endpoint (https://HOST/v1), or `local-rubric`: the shipped rules, served over "
+        "HTTP by the stage itself, to try everything without a key.",
+    )
+    model: str = Field("rubric", min_length=1, description="The model's name there.")
+    api_key_env: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
+        description="Name of the environment variable with the key, read where the judge runs.",
+    )
+    send_patient_text: bool = Field(
+        False, description="Allow patients' texts to leave this machine: needed for any endpoint that isn't on it."
+    )
+    language: Literal["auto", "en", "zh"] = Field("auto", description="Of the prompt; `auto` is the patient's.")
+    criteria: list[CriterionConfig] = Field(
+        [
+            CriterionConfig(name="accuracy"),
+            CriterionConfig(name="informativeness"),
+            CriterionConfig(name="conciseness"),
+            CriterionConfig(name="similarity", needs_reference=True),
+        ],
+        min_length=1,
+        description="What is scored.",
+    )
+    temperature: float | None = Field(0.0, ge=0, le=2, description="null: the model's own (some accept no other).")
+    max_tokens: PositiveInt = Field(256, description="Limit of an answer's tokens.")
+    max_tokens_key: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="What the endpoint calls that limit (reasoning models: max_completion_tokens)."
+    )
+    concurrency: PositiveInt = Field(8, description="Requests at one time; as many can be lost when a run is killed.")
+    requests_per_minute: PositiveFloat | None = Field(None, description="Requests are spaced evenly to keep to it.")
+    timeout_s: PositiveFloat = Field(60.0, description="Limit for one request, from sending to its last byte.")
+    max_retries: int = Field(8, ge=0, description="Further requests after 429, 5xx, time-outs, cut or empty bodies.")
+    backoff_s: PositiveFloat = Field(1.0, description="First wait before a further request; doubles, with jitter.")
+    max_wait_s: PositiveFloat = Field(60.0, description="Longest wait; a Retry-After beyond it gives the item up.")
+    parse_retries: int = Field(2, ge=0, description="How often an answer that can't be read is asked for again.")
+    cache: str = Field(
+        "runs/judge.sqlite",
+        min_length=1,
+        description="SQLite file of answers and spending, on a disk of its own machine; runs that share it pay once.",
+    )
+    budget: JudgeBudgetConfig = Field(default_factory=JudgeBudgetConfig)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, endpoint: str) -> str:
+        if endpoint == LOCAL_RUBRIC:
+            return endpoint
+        url = urlsplit(endpoint)
+        if url.scheme not in ("http", "https") or not url.hostname:
+            raise ValueError(f"write http://HOST/v1, https://HOST/v1 or {LOCAL_RUBRIC}")
+        if url.username or url.password or url.query or url.fragment:
+            raise ValueError(
+                "no user, password, `?` or `#` may stand in the URL; a key belongs in api_key_env's variable"
+            )
+        return endpoint.rstrip("/")
+
+    @field_validator("criteria")
+    @classmethod
+    def _names_differ(cls, criteria: list[CriterionConfig]) -> list[CriterionConfig]:
+        names = [criterion.name.casefold() for criterion in criteria]
+        if len(set(names)) < len(names):
+            raise ValueError(f"names must differ, got {', '.join(names)}")
+        if all(criterion.needs_reference for criterion in criteria):
+            raise ValueError("at least one criterion must do without a reference (needs_reference: false)")
+        return criteria
+
+    @model_validator(mode="after")
+    def _check(self) -> JudgeConfig:
+        if not self.send_patient_text and not self.on_this_machine:
+            raise ValueError(
+                f"endpoint: patients' texts would leave this machine for {urlsplit(self.endpoint).hostname}; "
+                "set send_patient_text: true if they may"
+            )
+        return self
+
+    @property
+    def on_this_machine(self) -> bool:
+        """Whether the endpoint is a loopback address (or the stage's own server)."""
+        if self.endpoint == LOCAL_RUBRIC:
+            return True
+        host = urlsplit(self.endpoint).hostname or ""
+        try:
+            return ipaddress.ip_address(host).is_loopback
+        except ValueError:
+            return host == "localhost"

@@ -1,0 +1,230 @@
+"""Asks a model behind an OpenAI-compatible endpoint: paced, retried, cached, within the budget.
+
+The `openai` package carries the requests; when to send, wait and give up is decided here, since its own retries know
+neither the budget nor the other requests. Errors say what happened and never quote a response: an endpoint may repeat
+the key or the patient. Left out: streaming, tools, batches.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import os
+import random
+import time
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import urlsplit
+
+from rayrl.config.judge import JudgeConfig
+from rayrl.errors import RunError, UserError
+from rayrl.judge.budget import cost, max_prompt_tokens
+from rayrl.judge.cache import Store, request_key
+from rayrl.types import Message
+
+_RETRIED = frozenset({408, 409, 425, 429})
+_MAYBE_BILLED = frozenset({408, 499, 502, 504, 524})
+"""A gateway gave up waiting: the model behind it may have answered."""
+_BAD_REQUEST = frozenset({400, 413, 422})
+"""About this one request: too long, refused content."""
+_NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
+_NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+
+
+class CallFailed(Exception):
+    """There is no answer to this request, after all retries; the text says why."""
+
+
+class EndpointRefused(RunError):
+    """The endpoint refuses every request: key, address, model or credit."""
+
+
+class _Again(Exception):
+    """Worth another try. `wait_s`: what the endpoint asked for."""
+
+    def __init__(self, reason: str, wait_s: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait_s = wait_s
+
+
+class JudgeClient:
+    """One model at one endpoint. Lives in one event loop."""
+
+    def __init__(self, config: JudgeConfig, store: Store) -> None:
+        """Raises UserError where the key's environment variable isn't set."""
+        self._config, self._store = config, store
+        self._host = urlsplit(config.endpoint).netloc
+        self._openai = _openai_client(config)
+        self._slots = asyncio.Semaphore(config.concurrency)
+        self._flying: dict[str, asyncio.Task[str]] = {}
+        self._next_turn = 0.0
+        self._jitter = random.Random()
+
+    async def ask(self, messages: Sequence[Message]) -> str:
+        """The model's answer, from the cache if it was ever received; equal requests in flight are sent once.
+
+        Raises CallFailed, BudgetExceeded, EndpointRefused.
+        """
+        key = request_key(self._config.model, messages, self._settings())
+        known = self._store.answer(key)
+        if known is not None:
+            return known
+        if key not in self._flying:
+            task = asyncio.create_task(self._fetch(key, list(messages)))
+            self._flying[key] = task
+            task.add_done_callback(lambda _: self._flying.pop(key))
+        # Shielded: whoever asked first may be cancelled, and others wait for the same answer.
+        return await asyncio.shield(self._flying[key])
+
+    async def close(self) -> None:
+        """Closes the connections."""
+        await self._openai.close()
+
+    def _settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = {self._config.max_tokens_key: self._config.max_tokens}
+        if self._config.temperature is not None:
+            settings["temperature"] = self._config.temperature
+        return settings
+
+    async def _fetch(self, key: str, messages: list[Message]) -> str:
+        config = self._config
+        for attempt in range(config.max_retries + 1):
+            try:
+                async with self._slots:
+                    await self._turn()
+                    return await self._send(key, messages)
+            except _Again as error:
+                problem, asked = str(error), error.wait_s
+            if asked is not None and asked > config.max_wait_s:
+                raise CallFailed(f"{problem}; it asked to wait {asked:.0f} s, over max_wait_s={config.max_wait_s:g}")
+            backoff = min(config.max_wait_s, config.backoff_s * 2.0**attempt)
+            if attempt < config.max_retries:
+                await asyncio.sleep((asked or 0.0) + backoff * self._jitter.uniform(0.5, 1.0))
+        raise CallFailed(f"{problem} (the last of {config.max_retries + 1} requests)")
+
+    async def _turn(self) -> None:
+        """Waits for this request's turn: evenly spaced to keep to the rate, and not before a Retry-After is over."""
+        now = time.monotonic()
+        turn = max(now, self._next_turn)
+        if self._config.requests_per_minute is not None:
+            self._next_turn = turn + 60.0 / self._config.requests_per_minute
+        if turn > now:
+            await asyncio.sleep(turn - now)
+
+    async def _send(self, key: str, messages: list[Message]) -> str:
+        """One request. Raises _Again where another may succeed."""
+        import openai
+
+        config, ledger = self._config, self._store.ledger
+        prompt_limit = max_prompt_tokens(messages)
+        number = await ledger.reserve(cost(prompt_limit, config.max_tokens, config.budget), config.budget)
+        end = ledger.lose
+        try:
+            async with asyncio.timeout(config.timeout_s):
+                reply: Any = await self._openai.chat.completions.create(
+                    model=config.model, messages=messages, **self._settings()
+                )
+            text = _text_of(reply)
+            if text is None:
+                raise _Again(f"{self._host} sent an empty or broken body")
+            usage = getattr(reply, "usage", None)
+            used = (_count(usage, "prompt_tokens", prompt_limit), _count(usage, "completion_tokens", config.max_tokens))
+            self._store.receive(number, cost(*used, config.budget), key, config.model, text)
+            end = _nothing
+            return text
+        except openai.APIStatusError as error:
+            if error.status_code not in _MAYBE_BILLED:
+                end = ledger.refuse
+            problem: Exception = self._about_status(error)
+        except UnicodeEncodeError:
+            end = ledger.forget
+            problem = CallFailed("the prompt holds characters that no encoding takes")
+        except (TimeoutError, openai.APIConnectionError, openai.OpenAIError, ValueError) as error:
+            if type(error.__cause__).__name__ in _NEVER_SENT:
+                end = ledger.forget
+            problem = _Again(f"{self._host}: {_failure(error)}")
+        finally:
+            end(number)
+        raise problem from None
+
+    def _about_status(self, error: Any) -> Exception:
+        """What an HTTP status means: try again, this request fails, or all would."""
+        status: int = error.status_code
+        said = f"{self._host} answered HTTP {status}"
+        if status == 402 or str(error.code) in _NO_CREDIT:
+            return EndpointRefused(f"judge: {said}: the account has no credit left; top it up and run again")
+        if status in _RETRIED or status >= 500:
+            wait_s = _retry_after(error.response.headers.get("retry-after"))
+            if wait_s is not None and wait_s <= self._config.max_wait_s:
+                self._next_turn = max(self._next_turn, time.monotonic() + wait_s)
+            return _Again(said, wait_s)
+        if status in _BAD_REQUEST:
+            return CallFailed(f"{said}: it doesn't take this request")
+        advice = {401: "the key", 403: "the key's rights", 404: "judge.endpoint and judge.model"}
+        return EndpointRefused(f"judge: {said}; check {advice.get(status, 'judge.endpoint')} and run again")
+
+
+def _openai_client(config: JudgeConfig) -> Any:
+    key = "none"  # servers without keys take any; the package would otherwise send OPENAI_API_KEY
+    if config.api_key_env is not None:
+        key = os.environ.get(config.api_key_env, "")
+        if not key.strip():
+            raise UserError(
+                f"judge.api_key_env: the environment variable {config.api_key_env} isn't set where the judge runs"
+            )
+    import openai
+
+    # On DEBUG they write whole requests, patients' texts with them.
+    for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return openai.AsyncOpenAI(
+        base_url=config.endpoint,
+        api_key=key.strip(),
+        max_retries=0,
+        timeout=config.timeout_s,
+        # A redirect, or a proxy for an address of this machine, would take texts where nobody allowed them.
+        http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not config.on_this_machine),
+    )
+
+
+def _text_of(reply: Any) -> str | None:
+    """The answer's text; None where the body is none of a chat completion, or is empty without a reason."""
+    choices = getattr(reply, "choices", None)
+    if not isinstance(choices, list) or not choices:
+        return None
+    content = getattr(getattr(choices[0], "message", None), "content", None)
+    if isinstance(content, str) and content.strip():
+        return content
+    # Cut by the token limit, or withheld: asked again in the same words it would be so again.
+    stopped = getattr(choices[0], "finish_reason", None) in ("length", "content_filter")
+    return "" if stopped else None
+
+
+def _count(usage: Any, name: str, otherwise: int) -> int:
+    value = getattr(usage, name, None)
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
+
+
+def _failure(error: Exception) -> str:
+    if isinstance(error, TimeoutError) or "Timeout" in type(error).__name__:
+        return "no answer in time"
+    return "the connection failed or the body was cut"
+
+
+def _retry_after(header: str | None) -> float | None:
+    """Seconds of a Retry-After header, which holds seconds or a date."""
+    if header is None:
+        return None
+    try:
+        seconds = float(header)
+    except ValueError:
+        try:
+            seconds = email.utils.parsedate_to_datetime(header).timestamp() - time.time()
+        except ValueError:
+            return None
+    return max(0.0, seconds) if seconds == seconds else None
+
+
+def _nothing(number: int) -> None:
+    """The request is settled."""

@@ -1,0 +1,134 @@
+"""The judge as one named actor that every stage and reward worker of a job shares: one cache, one budget, one pace.
+
+The actor owns the cache file (cache.py), whose path names it, and lives beside the process that first asks for it; the
+driver does, and keeps its handle, before workers ask. Where it dies it starts again from the file, and calls that were
+under way are made again: answered ones from the cache. Clients differ by configuration: endpoint, model, limits.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from rayrl.config.judge import LOCAL_RUBRIC, JudgeConfig
+from rayrl.config.load import config_hash
+from rayrl.judge import compare
+from rayrl.judge.budget import Spent
+from rayrl.judge.cache import Store
+from rayrl.judge.client import JudgeClient
+from rayrl.judge.compare import AnswerScore, Judgement
+from rayrl.types import Message, PromptRow
+
+_MAX_CALLS = 10_000
+"""Calls that may wait in the actor; the clients bound what is sent."""
+
+
+class JudgeOwner:
+    """What runs in the actor: the store, and a client for every configuration that asks."""
+
+    def __init__(self, cache: str) -> None:
+        self._cache = cache
+        self._store: Store | None = None
+        self._clients: dict[str, JudgeClient] = {}
+
+    async def check(self, config: JudgeConfig) -> Spent:
+        """Opens what is needed to ask. Raises UserError where the cache or the key isn't there."""
+        self._client(config)
+        assert self._store is not None
+        return self._store.ledger.spent
+
+    async def ask(self, config: JudgeConfig, messages: Sequence[Message]) -> str:
+        """See JudgeClient.ask."""
+        return await self._client(config).ask(messages)
+
+    async def compare(self, config: JudgeConfig, prompt: PromptRow, a: str, b: str) -> Judgement:
+        """See compare.compare."""
+        return await compare.compare(self._client(config).ask, prompt, a, b, config)
+
+    async def score(self, config: JudgeConfig, prompt: PromptRow, answer: str) -> AnswerScore:
+        """See compare.score."""
+        return await compare.score(self._client(config).ask, prompt, answer, config)
+
+    async def close(self) -> None:
+        """Closes connections and lets the file go."""
+        for client in self._clients.values():
+            await client.close()
+        if self._store is not None:
+            self._store.close()
+        self._clients, self._store = {}, None
+
+    def _client(self, config: JudgeConfig) -> JudgeClient:
+        if self._store is None:  # here, since SQLite binds a connection to its thread, which is the event loop's
+            self._store = Store(self._cache)
+        key = config_hash(config)
+        if key not in self._clients:
+            self._clients[key] = JudgeClient(config, self._store)
+        return self._clients[key]
+
+
+class JudgeService:
+    """A process's way to the judge that `config` describes. Needs a connection to Ray."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        """Joins the actor that owns `config.cache`, or starts it.
+
+        Raises UserError where the cache can't be used, or the key isn't set where the actor runs.
+        """
+        if config.endpoint == LOCAL_RUBRIC:
+            raise ValueError("the local rubric's server must run first (feedback.rubric_server.served)")
+        self.config = config
+        path = str(Path(config.cache).expanduser().absolute())
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._actor: Any = (
+            ray.remote(JudgeOwner)
+            .options(
+                name=f"judge-{hashlib.sha256(path.encode()).hexdigest()[:16]}",
+                get_if_exists=True,
+                num_cpus=0,
+                max_concurrency=_MAX_CALLS,
+                max_restarts=-1,
+                max_task_retries=-1,
+                scheduling_strategy=here,
+            )
+            .remote(path)
+        )
+        self.spent()
+
+    def spent(self) -> Spent:
+        """What all runs that share the cache have spent."""
+        return _get(self._actor.check.remote(self.config))
+
+    def ask(self, messages: Sequence[Message]) -> str:
+        """One answer of the model. Raises CallFailed, BudgetExceeded, EndpointRefused."""
+        return str(_get(self._actor.ask.remote(self.config, messages)))
+
+    def submit(self, prompt: PromptRow, a: str, b: str) -> ray.ObjectRef:
+        """Starts judging two answers in both orders; `result` waits for the Judgement."""
+        return self._actor.compare.remote(self.config, prompt, a, b)
+
+    def result(self, reference: ray.ObjectRef) -> Judgement:
+        """Raises EndpointRefused where no request would succeed."""
+        return _get(reference)
+
+    def score(self, prompt: PromptRow, answer: str) -> AnswerScore:
+        """One answer's score from 0 to 10."""
+        return self.score_batch([(prompt, answer)])[0]
+
+    def score_batch(self, answers: Sequence[tuple[PromptRow, str]]) -> list[AnswerScore]:
+        """Scores of many answers, asked for at one time, in their order. Raises EndpointRefused."""
+        pending = [self._actor.score.remote(self.config, prompt, answer) for prompt, answer in answers]
+        return [_get(reference) for reference in pending]
+
+
+def _get(reference: ray.ObjectRef) -> Any:
+    """The actor's result; what it raised for the user, without Ray's traceback around it."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise error.as_instanceof_cause() if error.cause is None else error.cause from None
