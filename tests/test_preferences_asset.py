@@ -68,6 +68,16 @@ def test_there_are_enough_and_the_files_are_small() -> None:
     assert sum((ASSETS / f"{name}.jsonl").stat().st_size for name in FILES) < 3_000_000
 
 
+def test_the_documentation_gives_the_right_numbers() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    for kind in KINDS:
+        number = ", ".join(str(len(rows_of(f"{kind}_{language}"))) for language in LANGUAGES)
+        assert f"| `{kind.replace('_', '-')}-en`, `-zh` | {number} |" in page
+    flaws = Counter(row["fields"]["flaw"] for row in TRAIN)
+    for flaw, number in flaws.items():
+        assert f"| `{flaw}` | {number / len(TRAIN):.0%} |" in page
+
+
 def test_pairs_have_the_promised_form() -> None:
     rows = TRAIN + HELDOUT
     assert len({row["id"] for row in rows}) == len(rows)
