@@ -34,8 +34,8 @@ class SourceConfig(Strict):
     name: str = Field(min_length=1, pattern=r"^[^\s/]+$", description="What reports and records call it.")
     path: str = Field(
         min_length=1,
-        description="A file, a folder of files, a saved Hugging Face dataset, `hf:NAME` (or `hf:NAME:SUBSET`) for one of "
-        "the hub, or a built-in set.",
+        description="A file, a folder, a saved Hugging Face dataset, `hf:NAME` or `hf:NAME:SUBSET` of the hub, "
+        "or a built-in set.",
     )
     format: Format = Field("auto", description="Shape of its rows; `auto` sees it from the rows' keys.")
     kind: Literal["distilled", "real", "unknown"] = Field(
@@ -44,7 +44,7 @@ class SourceConfig(Strict):
     weight: PositiveFloat = Field(1.0, description="Its weight beside the other sources.")
     encoding: str = Field(
         "auto",
-        description="Of text files; `auto` tells UTF-8 (and UTF-16 with a byte order mark) from GBK and GB18030.",
+        description="Of text files; `auto` tells UTF-8 (and UTF-16 with its mark) from GBK and GB18030.",
     )
     split: str = Field("train", min_length=1, description="Which split of a Hugging Face dataset.")
     columns: dict[str, str] = Field(

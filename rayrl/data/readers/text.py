@@ -1,0 +1,77 @@
+"""From bytes to text: which encoding a file is in, told from its bytes.
+
+UTF-8 and GBK exclude each other in practice: a line of Chinese in the one is hardly ever valid in the other. The
+decision is taken for the whole file by a vote of its lines, so that a damaged line is rejected, not read as another
+encoding's nonsense. GB18030 contains GBK and GB2312 and is used for all three.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+from pathlib import Path
+
+_SAMPLE_BYTES = 1 << 22
+_UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
+
+
+def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
+    """The file's bytes and their encoding, in which a line feed is the byte 0x0a and nothing else.
+
+    Out of gzip where it is packed, in UTF-8 where it was UTF-16 or UTF-32, without a byte order mark.
+    """
+    raw = path.read_bytes()
+    if raw.startswith(b"\x1f\x8b"):
+        raw = gzip.decompress(raw)
+    wide = encoding != "auto" and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    if wide or raw.startswith(_UTF16_MARKS):
+        text = raw.decode("utf-16" if not wide else encoding, "replace").removeprefix("\ufeff")
+        return text.encode("utf-8", "replace"), "utf-8"
+    raw = raw.removeprefix(codecs.BOM_UTF8)
+    return raw, choose_encoding(raw) if encoding == "auto" else encoding
+
+
+def choose_encoding(raw: bytes) -> str:
+    """`utf-8` or `gb18030`, whichever more of the lines that aren't plain ASCII are written in."""
+    sample = raw[:_SAMPLE_BYTES]
+    if len(raw) > len(sample) and b"\n" in sample:
+        sample = sample[: sample.rindex(b"\n")]  # the last line may be cut
+    votes = [_vote(line) for line in sample.split(b"\n") if not line.isascii()]
+    return "gb18030" if votes.count("gb18030") > votes.count("utf-8") else "utf-8"
+
+
+def decode(raw: bytes, encoding: str) -> str:
+    """The text; a byte that isn't of the encoding becomes a lone surrogate, which `why_not_decoded` finds."""
+    return raw.decode(encoding, "surrogateescape")
+
+
+def why_not_decoded(text: str, encoding: str) -> str | None:
+    """Where a text that `decode` gave holds a byte that isn't of the encoding, or None."""
+    found = _ESCAPED_BYTE.search(text)
+    if found is None:
+        return None
+    return f"not {encoding.upper()}: byte 0x{ord(found.group()) - 0xDC00:02x} at character {found.start() + 1}"
+
+
+def _vote(line: bytes) -> str | None:
+    text = line.decode("utf-8", "replace")
+    beyond_ascii = sum(not character.isascii() for character in text)
+    if text.count("\ufffd") < 0.25 * beyond_ascii:
+        return "utf-8"  # also with some bytes damaged
+    try:
+        text = line.decode("gb18030")
+    except UnicodeDecodeError:
+        return None
+    # Chinese text is mostly characters of GB2312; another encoding's bytes, read as GB18030, mostly aren't.
+    foreign = [character for character in text if not character.isascii()]
+    common = sum(_in_gb2312(character) for character in foreign)
+    return "gb18030" if common >= 0.5 * len(foreign) else None
+
+
+def _in_gb2312(character: str) -> bool:
+    try:
+        return bool(character.encode("gb2312"))
+    except UnicodeEncodeError:
+        return False
