@@ -93,6 +93,26 @@ def test_pairs_have_the_promised_form() -> None:
         assert not re.search(r"[{}]|\bNone\b|  ", text), row["id"]
 
 
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_readers_take_every_row(language: str) -> None:
+    readers = pytest.importorskip("rayrl.data.readers")
+    from rayrl.config.sources import SourceConfig
+
+    for kind in ("preferences", "preferences_heldout"):
+        rows = rows_of(f"{kind}_{language}")
+        read = readers.read_comparisons(SourceConfig(name="own", path=f"{kind.replace('_', '-')}-{language}"))
+        assert not read.rejected
+        for row, comparison in zip(rows, read.rows, strict=True):
+            better = comparison.answer_a if comparison.verdict == "a" else comparison.answer_b
+            assert (comparison.id, comparison.prompt.id) == (row["id"], row["group"])
+            assert (better, comparison.margin) == (row["chosen"], row["margin"])
+            assert comparison.prompt.fields["flaw"] == row["fields"]["flaw"]
+    for kind in ("doctor", "distilled"):
+        read = readers.read_conversations(SourceConfig(name="own", path=f"sft-{kind}-{language}"))
+        assert not read.rejected
+        assert [list(made.messages) for made in read.rows] == [r["messages"] for r in rows_of(f"sft_{kind}_{language}")]
+
+
 def test_no_heldout_prompt_is_trained_on() -> None:
     consultations = {key(row["messages"]) for row in rows_of(*[f"consultations_{language}" for language in LANGUAGES])}
     heldout = {key(row["messages"]) for row in HELDOUT}
