@@ -12,16 +12,18 @@ import numpy as np
 
 from actors.reward import rule_or_function
 from rayrl.config.ppo import PPOConfig
-from rayrl.data.chat import encode_prompts, end_token_ids, load_tokenizer, with_system
+from rayrl.data.chat import checkpoint_end_token_ids, encode_prompts, load_tokenizer, with_system
 from rayrl.data.prompts import ReadResult, check_rejected, read_prompts, write_rejected
 from rayrl.data.split import check_disjoint, choose, conversation_key, split_heldout
 from rayrl.errors import UserError
 from rayrl.models.builtin import resolve_model
+from rayrl.models.engine import check_backend
 from rayrl.models.loading import (
     check_blocks,
     check_same_shape,
     check_same_vocabulary,
     check_score_head,
+    check_window,
     model_config,
     weights_hash,
 )
@@ -55,7 +57,7 @@ def read_inputs(config: PPOConfig) -> Inputs:
     """Raises UserError with one sentence for whatever can't be used."""
     _check_packages(config)
     policy = resolve_model(config.policy.model)
-    _check_window(config, policy)
+    check_window(policy, config.rollout.max_prompt_tokens, config.rollout.max_new_tokens)
     check_blocks(policy, config.policy.train, "policy.train")
     _check_reference(config, policy)
     tokenizer = load_tokenizer(policy, config.policy.chat_template)
@@ -63,12 +65,7 @@ def read_inputs(config: PPOConfig) -> Inputs:
     critic, new_head = _critic(config, policy, rewards)
     train, heldout, held_rows, read = _prompts(config, tokenizer)
     _check_rules(config, [prompt.row for prompt in (*train, *heldout)])
-    from transformers import GenerationConfig
-
-    generation = None
-    if (Path(policy) / "generation_config.json").exists():
-        generation = GenerationConfig.from_pretrained(policy)
-    ends = end_token_ids(tokenizer, generation)
+    ends = checkpoint_end_token_ids(tokenizer, policy)
     return Inputs(
         policy_model=policy,
         tokenizer_path=policy,
@@ -86,28 +83,13 @@ def read_inputs(config: PPOConfig) -> Inputs:
 
 def _check_packages(config: PPOConfig) -> None:
     """Optional packages that the config asks for. Found, not imported: that takes seconds and is for the actors."""
-    if config.rollout.backend == "vllm" and find_spec("vllm") is None:
-        raise UserError(
-            "rollout.backend is vllm, but vLLM isn't installed: install rayrl[cpu] or rayrl[gpu], "
-            "or set rollout.backend=hf"
-        )
+    check_backend(config.rollout)
     for name in config.logging.loggers:
         package = "tensorboardX" if name == "tensorboard" else name
         if find_spec(package) is None:
             raise UserError(
                 f"logging.loggers names {name}, but {package} isn't installed: install it, or take {name} off the list"
             )
-
-
-def _check_window(config: PPOConfig, policy: str) -> None:
-    shape = model_config(policy).get_text_config()
-    window = config.rollout.max_prompt_tokens + config.rollout.max_new_tokens
-    # Models with relative positions (ALiBi) have no limit of their own.
-    if hasattr(shape, "max_position_embeddings") and window > shape.max_position_embeddings:
-        raise UserError(
-            f"rollout.max_prompt_tokens + rollout.max_new_tokens is {window}, more than the "
-            f"{shape.max_position_embeddings} positions of {policy}: lower one of them"
-        )
 
 
 def _check_reference(config: PPOConfig, policy: str) -> None:

@@ -14,6 +14,7 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,6 +67,15 @@ class Engine(Protocol):
     def describe(self) -> Mapping[str, str]:
         """Engine class and dtype, for logs and tests."""
         ...
+
+
+def check_backend(config: RolloutConfig) -> None:
+    """Raises UserError where the engine isn't installed. Found, not imported: that takes seconds."""
+    if config.backend == "vllm" and find_spec("vllm") is None:
+        raise UserError(
+            "rollout.backend is vllm, but vLLM isn't installed: install rayrl[cpu] or rayrl[gpu], "
+            "or set rollout.backend=hf"
+        )
 
 
 def load_engine(

@@ -139,6 +139,18 @@ def check_blocks(path: str, config: TrainableConfig, key: str) -> None:
         raise UserError(f"{key}.num_layers is {config.num_layers}, but {path} has {total} blocks: use {key}.mode=full")
 
 
+def check_window(path: str, max_prompt_tokens: int, max_new_tokens: int) -> None:
+    """Stops if a prompt and its answer may be longer than the model has positions."""
+    shape = model_config(path).get_text_config()
+    window = max_prompt_tokens + max_new_tokens
+    # Models with relative positions (ALiBi) have no limit of their own.
+    if hasattr(shape, "max_position_embeddings") and window > shape.max_position_embeddings:
+        raise UserError(
+            f"rollout.max_prompt_tokens + rollout.max_new_tokens is {window}, more than the "
+            f"{shape.max_position_embeddings} positions of {path}: lower one of them"
+        )
+
+
 def check_score_head(path: str, name: str) -> None:
     """Stops, before anything is loaded, if a checkpoint folder has no score head with one output.
 
