@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from actors.evaluation import HeldOut
 from actors.generation import Generation
 from actors.group import Group
 from actors.inputs import Inputs, read_inputs
+from actors.judges import judges
 from actors.outcome import SUMMARY, finish
 from actors.policy import PolicyActor
 from actors.record import describe_actors, write_record
@@ -36,7 +38,7 @@ from cluster.placement import Placement
 from cluster.session import Session, choose, connect
 from rayrl.algorithms.kl import make_controller
 from rayrl.config.load import dump, load
-from rayrl.config.ppo import PPOConfig
+from rayrl.config.ppo import PPOConfig, RewardEntry
 from rayrl.data.lock import only_run
 from rayrl.learners.shard import accumulation_steps
 from rayrl.placement import has_own_reference, reward_role, role_specs
@@ -68,7 +70,8 @@ def main(config_path: str) -> None:
             with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb) as session:
                 placement = Placement.create(role_specs(config), config.cluster.start_timeout_s)
                 try:
-                    _run(config, folder, inputs, session, placement, store, console)
+                    with judges(config.rewards) as rewards:
+                        _run(config, rewards, folder, inputs, session, placement, store, console)
                 finally:
                     placement.remove()
             last = store.latest()
@@ -85,6 +88,7 @@ def _check_devices(config: PPOConfig) -> None:
 
 def _run(
     config: PPOConfig,
+    rewards: Sequence[RewardEntry],
     folder: Path,
     inputs: Inputs,
     session: Session,
@@ -96,7 +100,7 @@ def _run(
     first_step = latest[0] if latest else 0
     with Progress(config.steps, first_step=first_step, enabled=config.logging.progress, console=console) as progress:
         with progress.phase("start actors"):
-            roles, actors = _start(config, inputs, placement)
+            roles, actors = _start(config, rewards, inputs, placement)
         _begin_folder(config, folder, inputs)
         write_record(folder, session, first_step, config.transfer_backend, actors)
         generation = Generation(roles.rollout, config.policy.ranks, config.cluster.step_timeout_s)
@@ -130,7 +134,9 @@ def _run(
             coordinator.run()
 
 
-def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> tuple[Roles, dict[str, Any]]:
+def _start(
+    config: PPOConfig, entries: Sequence[RewardEntry], inputs: Inputs, placement: Placement
+) -> tuple[Roles, dict[str, Any]]:
     """Starts all actors at one time and waits until each has loaded; the roles, and what each actor says it is."""
     algorithm, cluster = config.algorithm, config.cluster
     rows_per_rank = config.sequences_per_step // config.policy.ranks
@@ -147,7 +153,7 @@ def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> tuple[Rol
     reference = None
     if has_own_reference(config):
         reference = Group.start(ReferenceActor, "reference", placement, config.reference.workers)
-    rewards = [Group.start(RewardActor, reward_role(entry.name), placement, entry.workers) for entry in config.rewards]
+    rewards = [Group.start(RewardActor, reward_role(entry.name), placement, entry.workers) for entry in entries]
     roles = Roles(policy, critic, reference, rollout, rewards)
     pending: list[tuple[Group, list[Any]]] = []
     policy_config = config.policy.model_copy(update={"model": inputs.policy_model})
@@ -168,7 +174,7 @@ def _start(config: PPOConfig, inputs: Inputs, placement: Placement) -> tuple[Rol
         micro = accumulation_steps(rows_per_rank, algorithm.minibatches, config.policy.micro_batch_size)
         arguments = (inputs.policy_model, config.policy.dtype, config.rollout.temperature, inputs.pad_id)
         pending.append((reference, reference.call("setup", *arguments, micro * algorithm.minibatches)))
-    for entry, group in zip(config.rewards, rewards, strict=True):
+    for entry, group in zip(entries, rewards, strict=True):
         pending.append((group, group.call("setup", entry, inputs.reward_models[entry.name], inputs.pad_id)))
     engine = (inputs.policy_model, inputs.tokenizer_path, config.rollout, inputs.end_token_ids, inputs.pad_id)
     pending.append((rollout, rollout.call("setup", *engine, config.transfer_backend)))

@@ -20,7 +20,7 @@ class RewardActor(Worker):
     def setup(self, entry: RewardEntry, model_path: str | None, pad_id: int) -> dict[str, str]:
         """Loads the source; `model_path` is the resolved path of a reward model. Returns what it is."""
         self._score = _scorer(entry, model_path, pad_id)
-        return {"kind": entry.kind, "scores_with": model_path or entry.path or entry.rule or ""}
+        return {"kind": entry.kind, "scores_with": model_path or entry.scores_with}
 
     @busy
     def score(self, *chunks: list[Rollout]) -> SourceScores:
@@ -35,6 +35,11 @@ def _scorer(entry: RewardEntry, model_path: str | None, pad_id: int) -> Callable
         assert model_path is not None
         model = RewardModel(model_path, "auto", pad_id, entry.batch_size)
         return lambda rollouts: SourceScores(entry.name, model.score(rollouts))
+    if entry.kind == "judge":
+        from rayrl.rewards.judge import JudgeReward
+
+        assert entry.judge is not None
+        return JudgeReward(entry.name, entry.judge).score
     scorer = rule_or_function(entry)
     return lambda rollouts: score_batch(entry.name, scorer, rollouts)
 

@@ -158,5 +158,5 @@ def _models(config: PPOConfig) -> dict[str, str]:
         "reference": config.policy.model,
         "rollout": f"{config.rollout.backend}: {config.policy.model}",
     }
-    models |= {reward_role(e.name): f"{e.kind}: {e.model or e.path or e.rule}" for e in config.rewards}
+    models |= {reward_role(e.name): f"{e.kind}: {e.scores_with}" for e in config.rewards}
     return models

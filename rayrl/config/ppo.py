@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from rayrl.config.judge import JudgeConfig
 from rayrl.config.parts import RolloutConfig, TrainerConfig
 from rayrl.config.strict import CommandConfig, Strict
 
@@ -59,7 +60,9 @@ class RewardEntry(Strict):
     """One source of the reward mixture."""
 
     name: str = Field(description="Name in metrics and reports.")
-    kind: Literal["model", "function", "rule"] = Field(description="Reward model, dotted Python path, shipped rule.")
+    kind: Literal["model", "function", "rule", "judge"] = Field(
+        description="Reward model, dotted Python path, shipped rule, or LLM judge."
+    )
     weight: float = Field(1.0, description="Weight in the mixture; negative weights punish.")
     model: str | None = Field(None, description="`model`: sequence-classification checkpoint.")
     path: str | None = Field(None, description="`function`: `package.module.function`.")
@@ -68,6 +71,7 @@ class RewardEntry(Strict):
         description="`rule`: clarifying_question, reference_overlap, presentation, length_window, repetition or "
         "language_match.",
     )
+    judge: JudgeConfig | None = Field(None, description="`judge`: endpoint, criteria, cache and budget; 0 to 10.")
     options: dict[str, Any] = Field(default_factory=dict, description="Keyword options of the rule or function.")
     normalise: Literal["none", "running_std", "batch_whiten"] = Field(
         "none", description="Of this source, before mixing."
@@ -85,13 +89,19 @@ class RewardEntry(Strict):
 
     @model_validator(mode="after")
     def _what_it_scores_with(self) -> RewardEntry:
-        needed = {"model": "model", "function": "path", "rule": "rule"}[self.kind]
-        for field in ("model", "path", "rule"):
-            given = {"model": self.model, "path": self.path, "rule": self.rule}[field]
+        needed = {"model": "model", "function": "path", "rule": "rule", "judge": "judge"}[self.kind]
+        values = {"model": self.model, "path": self.path, "rule": self.rule, "judge": self.judge}
+        for field, given in values.items():
             if (field == needed) != (given is not None):
                 verb = "needs" if field == needed else "doesn't take"
                 raise ValueError(f"reward {self.name!r} of kind {self.kind!r} {verb} {field!r}")
         return self
+
+    @property
+    def scores_with(self) -> str:
+        """The model, function, rule or judge by its name."""
+        judge = f"{self.judge.model} at {self.judge.endpoint}" if self.judge else ""
+        return self.model or self.path or self.rule or judge
 
 
 class MixtureConfig(Strict):
