@@ -78,7 +78,11 @@ class JudgeClient:
         return await asyncio.shield(self._flying[key])
 
     async def close(self) -> None:
-        """Closes the connections."""
+        """Gives up what is in flight, as lost, and closes the connections."""
+        tasks = list(self._flying.values())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await self._openai.close()
 
     def _settings(self) -> dict[str, Any]:

@@ -17,8 +17,8 @@ OVERALL = "overall"
 _THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
 _NUMBER = re.compile(r"^\s*(\d{1,3}(?:\.\d+)?)\s*(?:(?:/|out of)\s*10|分|points?)?\s*$", re.IGNORECASE)
 _LINE_VALUE = r"[\"'*_\s]*[:：=][\"'*_\s]*(\d{1,3}(?:\.\d+)?)(?![\d.]*\d)"
-_LINE_LABEL = (
-    r"(?im)^[\s>*_#\"'-]*(?:(?:answer|response|assistant|score|回答|答案|评分)[\s_]*)*(?:of[\s_]+)?{}" + _LINE_VALUE
+_LINE = (
+    r"(?im)^[\s>*_#\"'-]*(?:(?:answer|response|assistant|score|回答|答案|评分)[\s_]*)*(?:of[\s_]+)?LABEL" + _LINE_VALUE
 )
 
 Scores = dict[str, float]
@@ -124,7 +124,7 @@ def _number(value: Any, name: str, low: float, high: float) -> float:
 
 def _only_line(text: str, label: str, low: float, high: float) -> float | None:
     """The number of the lines that begin with the label; None where there is none, or lines disagree."""
-    numbers = {float(number) for number in re.findall(_LINE_LABEL.format(label), text)}
+    numbers = {float(number) for number in re.findall(_LINE.replace("LABEL", label), text)}
     if len(numbers) != 1:
         return None
     (number,) = numbers
