@@ -168,6 +168,20 @@ def test_every_preset_is_valid() -> None:
         load(FeedbackConfig, name)
 
 
+def test_the_documentations_examples_work(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "feedback.md").read_text("utf-8")
+    path = tmp_path / "doc.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0], "utf-8")
+    config = load(FeedbackConfig, str(path), ["raters.0.judge.budget.calls=7"])
+    assert config.raters[0].judge is not None and config.raters[0].judge.budget.calls == 7
+    row = tmp_path / "annotator-1.jsonl"
+    row.write_text(" ".join(text.split("```json\n")[1].split("```")[0].splitlines()), "utf-8")
+    human = {"rankings": [{"name": "annotator-1", "path": str(row)}], "min_annotators": 1}
+    main(configured(tmp_path, [{"kind": "human", "human": human}]))
+    (found,) = read_preferences(tmp_path / "out")
+    assert found.id == "en-7/0-1/human:annotator-1" and found.verdict == "b" and found.margin == 1
+
+
 class Judge(ThreadingHTTPServer):
     """The local rubric behind a log; refuses every request after `refuse_after`, or favours what is shown first."""
 
