@@ -78,7 +78,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """One figure of the report: panels above each other over the same steps."""
+    """One figure of the report: panels above each other over the same steps (or what `x_label` says)."""
 
     title: str
     note: str
@@ -86,6 +86,8 @@ class Plot:
     wide: bool = False
     tall: bool = False
     """As high as a plot with two panels, where it stands beside one."""
+    x_label: str | None = None
+    """Of a horizontal axis that isn't the training steps."""
     names: list[str] = field(init=False)
     """Of its series, in the order of their colours."""
 
@@ -119,8 +121,8 @@ def draw(plot: Plot, prefix: str) -> Markup:
         grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)
         for axes, panel in zip(grid[:, 0], panels, strict=True):
             _draw_panel(axes, panel, plot.names)
-        grid[-1, 0].set_xlabel("training steps")
-        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=_ROUND))
+        grid[-1, 0].set_xlabel(plot.x_label or "training steps")
+        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=plot.x_label is None, steps=_ROUND))
         canvas.align_ylabels()
         canvas.tight_layout(pad=0.4)
         out = io.StringIO()

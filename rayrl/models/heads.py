@@ -1,7 +1,7 @@
-"""The modules that DeepSpeed trains: the policy's log-probabilities and the critic's values at response positions.
+"""The modules that DeepSpeed trains: the policy's log-probabilities, the critic's values, the reward model's scores.
 
-Both take what a partition's top takes (token ids, or the trunk's kept activations) and look only at the positions from
-which response tokens are predicted.
+All take what a partition's top takes (token ids, or the trunk's kept activations). Policy and critic look only at the
+positions from which response tokens are predicted, the reward model at a sequence's last.
 """
 
 from __future__ import annotations
@@ -59,6 +59,25 @@ class CriticModule(nn.Module):
         """Values [B, T], float32: column t is the value of the state in which response token t is chosen."""
         hidden_ND = _at(run(self.top, below), batch.positions_BT, batch.mask_BT)
         return _back(self.head(hidden_ND).float()[:, 0], batch.mask_BT)
+
+
+class RewardModule(nn.Module):
+    """top + linear head with one output -> a score a sequence."""
+
+    def __init__(self, top: nn.Module, head: nn.Linear) -> None:
+        super().__init__()
+        self.top = top
+        self.head = head
+
+    def forward(self, below: Tensor, last_B: Tensor) -> Tensor:
+        """Scores [B], float32, at positions `last_B`: those of the sequences' last tokens, padding being on the right.
+
+        In float32 whatever the weights: in bf16 scores near 10 would be rounded to 1/16 (scorer.py does the same).
+        """
+        hidden_BLD = run(self.top, below)
+        hidden_BD = hidden_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
+        bias = None if self.head.bias is None else self.head.bias.float()
+        return torch.nn.functional.linear(hidden_BD.float(), self.head.weight.float(), bias)[:, 0]
 
 
 @torch.no_grad()

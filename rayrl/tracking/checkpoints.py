@@ -36,13 +36,17 @@ class CheckpointStore:
         self._folder.mkdir(parents=True, exist_ok=True)
         for leftover in self._folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(leftover)
-        path = self._folder / f"step-{step:06d}{PARTIAL}"
+        path = self.partial(step)
         path.mkdir()
         return path
 
+    def partial(self, step: int) -> Path:
+        """The folder that `begin` makes, for ranks that write into it after another has begun it."""
+        return self._folder / f"step-{step:06d}{PARTIAL}"
+
     def publish(self, step: int, state: Mapping[str, Any]) -> Path:
         """Adds state.json, gives the folder its name, prunes older ones. `state["best_step"]`: the best, or None."""
-        partial = self._folder / f"step-{step:06d}{PARTIAL}"
+        partial = self.partial(step)
         with (partial / "state.json").open("w", encoding="utf-8") as file:
             json.dump(state, file, indent=1, allow_nan=False)
             file.flush()

@@ -1,0 +1,140 @@
+"""Ranks of a supervised stage through Ray Train: start them, show what they log, give their errors back as they are.
+
+Ray Train places the ranks and joins them to a process group; DeepSpeed takes that over (`join`). Checkpoints are the
+stage's own (tracking/checkpoints.py), so a run goes on from the newest whole one, whether its ranks are started again
+here or by the same command later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rayrl.config.parts import RayConfig, TrainerConfig
+from rayrl.errors import RunError, UserError
+
+logger = logging.getLogger(__name__)
+
+
+def run_workers(
+    loop: Callable[[dict[str, Any]], None],
+    settings: Mapping[str, Any],
+    trainer: TrainerConfig,
+    ray_config: RayConfig,
+    *,
+    collective_timeout_s: float,
+    max_failures: int = 0,
+) -> None:
+    """Runs `loop(settings)` on every rank and waits. This process must be connected to Ray.
+
+    `settings` may hold object references. Ranks that die are started again `max_failures` times; what the loop raises
+    as UserError or RunError comes out as it is, at once. Raises RunError where the ranks failed otherwise.
+    """
+    from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
+
+    for attempt in range(max_failures + 1):
+        try:
+            _fit(loop, settings, trainer, ray_config, collective_timeout_s)
+            return
+        except WorkerGroupError as error:
+            causes = [_cause(failure) for failure in error.worker_failures.values()]
+            named = next((cause for cause in causes if isinstance(cause, UserError | RunError)), None)
+            if named is not None:
+                raise named from error
+            first_line = _first_line(causes[0] if causes else error)
+            failed: TrainingFailedError = error
+        except ControllerError as error:
+            first_line, failed = _first_line(error.controller_failure), error
+        if attempt < max_failures:
+            logger.warning("a rank failed (%s); starting the ranks again from the last checkpoint", first_line)
+    raise RunError(f"a rank failed: {first_line}; the same command goes on from the last checkpoint") from failed
+
+
+def join(trainer: TrainerConfig, collective_timeout_s: float) -> tuple[int, int]:
+    """In a rank: (rank, number of ranks), its threads set and the process group handed to DeepSpeed."""
+    import torch
+    from ray import train
+
+    from rayrl.models.deepspeed_engine import adopt_process_group
+
+    torch.set_num_threads(trainer.threads or max(1, int(trainer.cpus_per_rank)))
+    context = train.get_context()
+    adopt_process_group(collective_timeout_s)
+    return context.get_world_rank(), context.get_world_size()
+
+
+@contextlib.contextmanager
+def watch(path: Path, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
+    """Calls `show` with each row that is appended to a JSON Lines file during the block, within a second."""
+    start = path.stat().st_size if path.exists() else 0
+    stop = threading.Event()
+
+    def follow() -> None:
+        place = start
+        while True:
+            ending = stop.wait(0.5)
+            if path.exists():
+                with path.open("rb") as file:
+                    file.seek(place)
+                    for line in file:
+                        if not line.endswith(b"\n"):
+                            break
+                        place += len(line)
+                        show(json.loads(line))
+            if ending:
+                return
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def _fit(
+    loop: Callable[[dict[str, Any]], None],
+    settings: Mapping[str, Any],
+    trainer: TrainerConfig,
+    ray_config: RayConfig,
+    collective_timeout_s: float,
+) -> None:
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ray_config.start_timeout_s))
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    resources = {"CPU": trainer.cpus_per_rank}
+    if trainer.gpus_per_rank:
+        resources["GPU"] = trainer.gpus_per_rank
+    storage = tempfile.mkdtemp(prefix="rayrl-train-")  # Ray Train's own records; no checkpoint goes through it
+    try:
+        TorchTrainer(
+            loop,
+            train_loop_config=dict(settings),
+            torch_config=TorchConfig(timeout_s=int(collective_timeout_s)),
+            scaling_config=ScalingConfig(
+                num_workers=trainer.ranks, use_gpu=trainer.gpus_per_rank > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(storage_path=storage, name="ranks"),
+        ).fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """The exception that a rank raised, out of Ray's wrapping."""
+    inner = getattr(failure, "cause", None)
+    return inner if isinstance(inner, BaseException) else failure
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
