@@ -5,8 +5,8 @@
       sft: {preset: tiny, epochs: 1}
       sample: {model: "${sft}/model"}
 
-`${NAME}` is the output folder of an earlier stage, `preset` one of the stage's own presets to start from, `command`
-what runs the stage where its name doesn't say it. Reading resolves all three, so that the configuration a run writes
+`${NAME}` is the output folder of an earlier stage, `${pipeline}` the pipeline's own, `preset` one of the stage's presets
+to start from, `command` what runs the stage where its name doesn't say it. Reading resolves all three, so that the configuration a run writes
 down says everything. Left out: branches and parallel stages; a stage fills the machine by itself.
 """
 
@@ -51,7 +51,7 @@ class PipelineConfig(CommandConfig):
     seed: int = Field(0, ge=0, description="Of every stage that doesn't set its own.")
     stages: dict[str, dict[str, Any]] = Field(
         description="Stage configurations by name, in the order in which they run; `command` where the name isn't the "
-        "command's, `preset` to start from, `${NAME}` for the folder of an earlier stage.",
+        "command's, `preset` to start from, `${NAME}` for the folder of an earlier stage, `${pipeline}` for the pipeline's.",
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray that all stages share.")
 
@@ -91,8 +91,8 @@ class PipelineConfig(CommandConfig):
 
 
 def _resolve_stage(name: str, given: Any, folder: str, seed: Any, earlier: list[str]) -> dict[str, Any]:
-    if not _NAME.match(name):
-        raise ValueError(f"stages: {name!r} can't name a stage (it names a folder: a-z, 0-9, - and _)")
+    if not _NAME.match(name) or name == PipelineConfig.command:
+        raise ValueError(f"stages: {name!r} can't name a stage (a-z, 0-9, - and _; not `pipeline`)")
     if not isinstance(given, dict):
         raise ValueError(f"stages.{name} must hold `key: value` pairs, or {{}}")
     own = {key: value for key, value in given.items() if key not in OWN_KEYS}
@@ -108,7 +108,8 @@ def _resolve_stage(name: str, given: Any, folder: str, seed: Any, earlier: list[
         raise ValueError(f"stages.{name}.output_dir is {output_dir} in a pipeline; leave it out")
     if "seed" in model.model_fields:
         own.setdefault("seed", seed)
-    own = _substitute(own, {other: str(Path(folder) / other) for other in earlier}, name)
+    folders = {other: str(Path(folder) / other) for other in earlier}
+    own = _substitute(own, {**folders, PipelineConfig.command: folder}, name)
     unknown = [
         f"unknown key {'.'.join(('stages', name, *path))!r}; {schema.nearest(path, section, model)}"
         for path, section in schema.unknown_keys(own, model)
@@ -151,7 +152,7 @@ def _substitute(value: Any, folders: Mapping[str, str], stage: str) -> Any:
 
     def folder(match: re.Match[str]) -> str:
         if match[1] not in folders:
-            there = ", ".join(folders) or "there is none"
+            there = ", ".join(other for other in folders if other != PipelineConfig.command) or "there is none"
             raise ValueError(f"stages.{stage}: {match[0]} names no stage before it ({there})")
         return folders[match[1]]
 
