@@ -66,7 +66,7 @@ def test_overrides_reach_into_stages(two: str) -> None:
         ("stages.ppo.policy.model=${later}/x", r"stages.ppo: \$\{later\} names no stage before it \(warmup\)"),
         ("stages.warmup.policy.model=${warmup}/x", r"\$\{warmup\} names no stage before it \(there is none\)"),
         ("stages.ppo.preset=tinny", "`rayrl ppo` has no preset 'tinny'; it has huatuogpt"),
-        ("stages.ppo.command=pipeline", "no command 'pipeline'; set `command` to one of ppo"),
+        ("stages.ppo.command=pipeline", "no command 'pipeline'; set `command` to one of "),
         ("stages.ppo.output_dir=x", "stages.ppo.output_dir is runs/two/ppo in a pipeline"),
         ("stages.ppo.steps=0", "stages.ppo: steps must be greater than 0, got 0"),
         ("stages.BAD={}", "'BAD' can't name a stage"),

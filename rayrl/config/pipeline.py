@@ -5,9 +5,10 @@
       sft: {preset: tiny, epochs: 1}
       sample: {model: "${sft}/model"}
 
-`${NAME}` is the output folder of an earlier stage, `${pipeline}` the pipeline's own, `preset` one of the stage's presets
-to start from, `command` what runs the stage where its name doesn't say it. Reading resolves all three, so that the configuration a run writes
-down says everything. Left out: branches and parallel stages; a stage fills the machine by itself.
+`${NAME}` is the output folder of an earlier stage, `${pipeline}` the pipeline's own, `preset` one of the stage's own
+presets to start from, `command` what runs the stage where its name doesn't say it. Reading resolves all of them, so
+that the configuration a run writes down says everything. Left out: branches and parallel stages; a stage fills the
+machine by itself.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class PipelineConfig(CommandConfig):
     seed: int = Field(0, ge=0, description="Of every stage that doesn't set its own.")
     stages: dict[str, dict[str, Any]] = Field(
         description="Stage configurations by name, in the order in which they run; `command` where the name isn't the "
-        "command's, `preset` to start from, `${NAME}` for the folder of an earlier stage, `${pipeline}` for the pipeline's.",
+        "command's, `preset` to start from, `${NAME}` for an earlier stage's folder, `${pipeline}` for the pipeline's.",
     )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray that all stages share.")
 
