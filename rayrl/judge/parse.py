@@ -14,11 +14,11 @@ from typing import Any
 OVERALL = "overall"
 """What a score is called that a judge gave without telling criteria apart."""
 
-_THOUGHTS = re.compile(r"<think(?:ing)?>.*?</think(?:ing)?>", re.DOTALL | re.IGNORECASE)
+_THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _NUMBER = re.compile(r"^\s*(\d{1,3}(?:\.\d+)?)\s*(?:(?:/|out of)\s*10|分|points?)?\s*$", re.IGNORECASE)
-_LINE_VALUE = r"[\"'*_\s]*[:：=][\"'*_\s]*(\d{1,3}(?:\.\d+)?)(?![\d.]*\d)"
+_LINE_VALUE = r"[\"'*_ \t]*[:：=][\"'*_ \t]*(\d{1,3}(?:\.\d+)?)(?![\d.]*\d)"
 _LINE = (
-    r"(?im)^[\s>*_#\"'-]*(?:(?:answer|response|assistant|score|回答|答案|评分)[\s_]*)*(?:of[\s_]+)?LABEL" + _LINE_VALUE
+    r"(?im)^[ \t>*_#\"'-]*(?:(?:answer|response|assistant|score|回答|答案|评分)[ _]*)*(?:of[ _]+)?LABEL" + _LINE_VALUE
 )
 
 Scores = dict[str, float]
@@ -33,7 +33,7 @@ def pair_scores(text: str, criteria: Sequence[str], low: float = 1, high: float 
 
     Raises Unread.
     """
-    text = _THOUGHTS.sub(" ", text)
+    text = _THOUGHTS_END.split(text)[-1]
     problem = "it holds no JSON object and no lines `A: NUMBER`, `B: NUMBER`"
     for found in reversed(list(_objects(text))):
         sides = {_side(key): value for key, value in found.items()}
@@ -53,7 +53,7 @@ def pair_scores(text: str, criteria: Sequence[str], low: float = 1, high: float 
 
 def answer_scores(text: str, criteria: Sequence[str], low: float = 0, high: float = 10) -> Scores:
     """Scores of a single answer by criterion (or `overall` alone). Raises Unread."""
-    text = _THOUGHTS.sub(" ", text)
+    text = _THOUGHTS_END.split(text)[-1]
     problem = "it holds no JSON object and no lines `CRITERION: NUMBER`"
     for found in reversed(list(_objects(text))):
         try:
