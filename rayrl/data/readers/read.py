@@ -107,6 +107,7 @@ def read_comparisons(source: SourceConfig) -> Read[Comparison]:
 
         rows = read_preferences(store)
         return Read(rows, [], [row.origin for row in rows], source.name)
+    ranked: set[str] = set()
 
     def make(place: _Place, found: Any, rules: Rules) -> list[tuple[Comparison, Origin]]:
         prompt, origin = _prompt(source, place, found, rules)
@@ -115,6 +116,9 @@ def read_comparisons(source: SourceConfig) -> Read[Comparison]:
         rows = list(_pairs(found, prompt, rater, origin))
         if len(rows) == 1 and rater == "file":
             rows = [replace(rows[0], id=place.id)]
+        elif prompt.id in ranked:
+            rows = [replace(row, id=f"{row.id}@{place.id}") for row in rows]
+        ranked.add(prompt.id)
         return [(row, origin) for row in rows]
 
     return _read(source, {**CHOICES, **LABEL_TOOL}, "comparisons", make)

@@ -24,6 +24,7 @@ Values = Iterator[tuple[int, Any]]
 TextAs = Literal["paragraphs", "whole", "only_paragraphs", "only_whole"]
 _TABLES = (".csv", ".tsv")
 _PROSE = (".txt", ".md")
+_TURN_LISTS = ("messages", "conversations", "conversation", "turns", "dialogue", "paragraph")
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -44,13 +45,13 @@ def file_values(path: Path, encoding: str = "auto", text: TextAs = "paragraphs")
         raw, encoding = read_text(path, encoding)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} can't be read: {error}") from error
-    suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    suffix = (path.with_suffix("") if path.suffix == ".gz" else path).suffix.lower()
     if text.startswith("only_"):
         yield from _text_values(decode(raw, encoding), encoding, text.endswith("whole"))
-    elif suffix.lower() in _TABLES:
+    elif suffix in _TABLES:
         yield from _table_values(decode(raw, encoding), encoding)
-    elif _holds_json(raw, encoding, strict=suffix.lower() in _PROSE):
-        yield from _json_or_jsonl(raw, encoding)
+    elif _holds_json(raw, encoding, suffix):
+        yield from _json_or_jsonl(raw, encoding, suffix)
     else:
         yield from _text_values(decode(raw, encoding), encoding, text.endswith("whole"))
 
@@ -121,31 +122,39 @@ def _lines(raw: bytes) -> Iterator[tuple[int, bytes]]:
             yield number, line
 
 
-def _holds_json(raw: bytes, encoding: str, *, strict: bool) -> bool:
-    """Whether this is JSON or JSONL, whole or damaged. `strict`: a name says prose, so a line must really parse."""
-    if raw.lstrip()[:1] not in (b"{", b"["):
-        return False
-    if not strict:
+def _holds_json(raw: bytes, encoding: str, suffix: str) -> bool:
+    """Whether this is JSON or JSONL, whole or damaged."""
+    if suffix in (".json", ".jsonl"):
         return True
-    first = next((line for _, line in _lines(raw)), b"")
-    return _parses(first, encoding) or _parses(raw, encoding)
+    if suffix not in _PROSE and raw.lstrip()[:1] in (b"{", b"["):
+        return True
+    return _mostly_json(raw, encoding) or (raw.lstrip()[:1] in (b"{", b"[") and _parses(raw, encoding))
+
+
+def _mostly_json(raw: bytes, encoding: str) -> bool:
+    """Whether half or more of the first lines are a JSON list or mapping each."""
+    lines = [line for _, line in islice(_lines(raw), 200)]
+    return bool(lines) and 2 * sum(_parses(line, encoding) for line in lines) >= len(lines)
 
 
 def _parses(raw: bytes, encoding: str) -> bool:
     return isinstance(decode_json(raw, encoding), (dict, list))
 
 
-def _json_or_jsonl(raw: bytes, encoding: str) -> Values:
-    lines = [line for _, line in islice(_lines(raw), 200)]
-    if len(lines) > 1 and _parses(lines[0], encoding):
+def _json_or_jsonl(raw: bytes, encoding: str, suffix: str) -> Values:
+    lines = [line for _, line in islice(_lines(raw), 2)]
+    if len(lines) == 2 and _parses(lines[0], encoding):
         yield from _jsonl(raw, encoding)
+        return
+    if not lines:
         return
     text = decode(raw, encoding)
     damaged = why_not_decoded(text, encoding) is not None
     try:
         values = _items(json.loads(text))
     except (ValueError, RecursionError):
-        if len(lines) == 1 or 2 * sum(_parses(line, encoding) for line in lines) >= len(lines):
+        opens_list = raw.lstrip().startswith(b"[")
+        if suffix == ".jsonl" or (len(lines) == 1 and not opens_list) or _mostly_json(raw, encoding):
             yield from _jsonl(raw, encoding)  # a damaged first line
             return
         values = _broken_json(text)
@@ -165,7 +174,7 @@ def _items(value: Any) -> Values:
     elif isinstance(value, Mapping) and value and all(isinstance(item, Mapping) for item in value.values()):
         for number, (key, item) in enumerate(value.items(), start=1):
             yield number, {"id": key, **item}
-    elif isinstance(value, Mapping) and value and all(_is_corpus(item) for item in value.values()):
+    elif isinstance(value, Mapping) and value and all(_is_corpus(key, item) for key, item in value.items()):
         rows = [(key, row) for key, rows in value.items() for row in rows]
         for number, (key, row) in enumerate(rows, start=1):
             yield number, {"data": row, "corpus": key} if isinstance(row, list) else row
@@ -173,15 +182,12 @@ def _items(value: Any) -> Values:
         yield 1, value
 
 
-def _is_corpus(value: Any) -> bool:
+def _is_corpus(key: str, value: Any) -> bool:
     """A list of dialogues, each a list of texts (HuatuoGPT-II's sampler), or of rows under a name such as `train`."""
-    if not isinstance(value, list) or not value:
+    if key in _TURN_LISTS or not isinstance(value, list) or not value:
         return False
     texts = all(isinstance(row, list) and all(isinstance(turn, str) for turn in row) for row in value)
-    return texts or all(isinstance(row, Mapping) and not row.keys() & _TURN_KEYS for row in value)
-
-
-_TURN_KEYS = {"role", "from", "speaker", "q", "a"}
+    return texts or all(isinstance(row, Mapping) for row in value)
 
 
 def _broken_json(text: str) -> Values:
