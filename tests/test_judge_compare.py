@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from rayrl.config import yaml_text
 from rayrl.config.judge import BUILTIN_CRITERIA, JudgeConfig
 from rayrl.judge import compare
 from rayrl.judge.budget import BudgetExceeded
@@ -187,3 +189,12 @@ def test_configurations_that_make_no_sense_are_refused(changes: dict[str, Any], 
 def test_this_machine_needs_no_leave(endpoint: str) -> None:
     assert JudgeConfig(endpoint=endpoint).endpoint == endpoint.rstrip("/")
     assert JudgeConfig(endpoint="https://api.example.com/v1", send_patient_text=True).on_this_machine is False
+
+
+def test_configurations_in_the_documentation_are_valid() -> None:
+    text = (Path(__file__).parent.parent / "docs/judge.md").read_text("utf-8")
+    blocks = [yaml_text.parse(block)["judge"] for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    first, second = (JudgeConfig.model_validate(block) for block in blocks)
+    assert first.budget.tokens == 5_000_000 and str(second.criteria[2]) == "empathy"
+    for name in BUILTIN_CRITERIA:
+        assert f"| `{name}` |" in text

@@ -70,6 +70,9 @@ class CriterionConfig(Strict):
             raise ValueError(f"criterion {self.name!r} isn't built in ({', '.join(BUILTIN_CRITERIA)}): describe it")
         return self
 
+    def __str__(self) -> str:
+        return self.name
+
     def text(self, chinese: bool) -> str:
         """What the judge is told."""
         return self.description if self.description is not None else BUILTIN_CRITERIA[self.name][chinese]
