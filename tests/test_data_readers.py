@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,7 +15,9 @@ from reader_cases import SHAPES, TALK, jsonl, messages, one_element_lists, share
 
 from rayrl.config.sources import SourceConfig
 from rayrl.data.prompts import read_prompts
-from rayrl.data.readers import Rejected, check_read, read_conversations, read_documents, read_prompt_rows
+from rayrl.data.readers import Rejected, check_read, read_conversations, read_documents, read_prompt_rows, read_rankings
+from rayrl.data.readers.choices import CHOICES
+from rayrl.data.readers.dialogues import DIALOGUES
 from rayrl.errors import UserError
 from rayrl.types import Conversation, Document, Origin, PromptRow
 
@@ -322,3 +325,26 @@ def test_a_source_says_what_is_wrong_with_itself() -> None:
         SourceConfig.model_validate({"name": "a", "pth": "x"})
     assert SourceConfig(name="a", path="x").weight == 1.0
     assert isinstance(Conversation("a", [], Origin("a", "real", "text", "f", 1)).fields, dict)
+
+
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
+EXAMPLES = re.findall(r"^\| [^|]+ \| `(\w+)` \| `(\{.+\})` \| (.+) \|$", DOCUMENT, re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "row", "becomes"), EXAMPLES, ids=[example[1][:40] for example in EXAMPLES])
+def test_the_documentation_tells_the_truth(name: str, row: str, becomes: str, tmp_path: Path) -> None:
+    (tmp_path / "row.json").write_text(row, "utf-8")
+    expected = becomes.replace("⏎", "\n")
+    for said in (name, "auto"):
+        where = source(tmp_path / "row.json", format=said)
+        if " > " in becomes:
+            assert [" > ".join(found.answers) for found in read_rankings(where).rows] == [expected]
+        else:
+            texts = [[turn["content"] for turn in found.messages] for found in read_conversations(where).rows]
+            assert [" → ".join(turns) for turns in texts] == [expected]
+
+
+def test_the_documentation_names_every_format() -> None:
+    formats = get_args(SourceConfig.model_fields["format"].annotation)
+    assert [name for name in formats if f"`{name}`" not in DOCUMENT and f": {name}`" not in DOCUMENT] == []
+    assert {name for name, _, _ in EXAMPLES} >= set(DIALOGUES) | set(CHOICES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,17 @@ def test_the_label_tools_order_is_repaired_for_all_24(tmp_path: Path) -> None:
         wrong += [row.answers.index(text) + 1 for text in answers] != list(order)
         assert (saved_best == answers[order.index(1)]) == (order[order[0] - 1] == 1)
     assert wrong == 14, "orders that are not their own inverse"
+
+
+def test_the_documentations_table_is_repaired_as_it_says(tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "formats.md").read_text("utf-8")
+    items, table = re.search(r"```\n(\{.+)\n\n(id\tquery[^`]+)```", text).groups()  # type: ignore[union-attr]
+    (tmp_path / "items.json").write_text(items, "utf-8")
+    (tmp_path / "ranks.tsv").write_text(table, "utf-8")
+    (row,) = read_rankings(source(tmp_path)).rows
+    ranks = dict(zip(row.answers, row.ranks, strict=True))
+    assert ranks == {"甲": 3, "乙": 1, "丙": 2, "丁": 4}
+    assert "甲 got rank 3, 乙 rank 1, 丙 rank 2 and 丁 rank 4" in text
 
 
 def test_one_item_has_one_id_for_every_annotator_and_another_in_another_batch(tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ Values = Iterator[tuple[int, Any]]
 TextAs = Literal["paragraphs", "whole", "only_paragraphs", "only_whole"]
 _TABLES = (".csv", ".tsv")
 _PROSE = (".txt", ".md")
-_TURN_LISTS = ("messages", "conversations", "conversation", "turns", "dialogue", "paragraph")
+_ROW_LISTS = ("messages", "conversations", "conversation", "turns", "dialogue", "paragraph")
+_ROW_LISTS += ("prompt", "history", "chosen", "rejected")
+"""Keys of one row that hold a list of mappings."""
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -184,7 +186,7 @@ def _items(value: Any) -> Values:
 
 def _is_corpus(key: str, value: Any) -> bool:
     """A list of dialogues, each a list of texts (HuatuoGPT-II's sampler), or of rows under a name such as `train`."""
-    if key in _TURN_LISTS or not isinstance(value, list) or not value:
+    if key in _ROW_LISTS or not isinstance(value, list) or not value:
         return False
     texts = all(isinstance(row, list) and all(isinstance(turn, str) for turn in row) for row in value)
     return texts or all(isinstance(row, Mapping) for row in value)
