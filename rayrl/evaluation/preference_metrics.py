@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rayrl.evaluation.statistics import Estimate, proportion_interval
+from rayrl.evaluation.statistics import Estimate, wilson
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,13 @@ def clustered_share(values: Iterable[tuple[str, float]], confidence: float = 0.9
     if not sums:
         raise ValueError("clustered_share: no values")
     totals, counts = (np.array(column, dtype=float) for column in zip(*sums.values(), strict=True))
-    clusters, n = len(sums), counts.sum()
-    share = float(totals.sum() / n)
-    effective = float(clusters)  # where all values are equal, or one cluster alone can't tell: clusters count as one
+    clusters, n = len(sums), float(counts.sum())
+    share = float(totals.sum()) / n
+    effective = float(clusters)  # where every value is the same, each cluster counts once
     if clusters > 1 and 0 < share < 1:
         variance = clusters / (clusters - 1) * float(((totals - share * counts) ** 2).sum()) / n**2
-        effective = min(float(n), share * (1 - share) / variance) if variance > 0 else effective
-    interval = _wilson(share, effective, confidence)
-    return Estimate(share, *interval, clusters)
-
-
-def _wilson(share: float, n: float, confidence: float) -> tuple[float, float]:
-    # proportion_interval wants whole prompts; for a fractional n the same formula is taken between its neighbours
-    low, high = math.floor(max(1.0, n)), math.ceil(max(1.0, n))
-    below, above = (proportion_interval(share * m, m, confidence) for m in (low, high))
-    weight = max(1.0, n) - low
-    assert below.low is not None and above.low is not None and below.high is not None and above.high is not None
-    return below.low + weight * (above.low - below.low), below.high + weight * (above.high - below.high)
+        effective = min(n, share * (1 - share) / variance) if variance > 0 else n
+    return Estimate(share, *wilson(share, effective, confidence), clusters)
 
 
 def accuracy(pairs: Sequence[ScoredPair]) -> Estimate | None:

@@ -63,11 +63,16 @@ def proportion_interval(successes: float, n: int, confidence: float = 0.95) -> E
     """
     if n <= 0 or not 0 <= successes <= n:
         raise ValueError(f"proportion_interval: {successes} of {n} isn't a share")
-    share, z = successes / n, NormalDist().inv_cdf(0.5 + confidence / 2)
+    return Estimate(successes / n, *wilson(successes / n, n, confidence), n)
+
+
+def wilson(share: float, n: float, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a share of `n`, which may be an effective sample size and so no whole number."""
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     scale = 1 + z * z / n
     centre = (share + z * z / (2 * n)) / scale
     half = z / scale * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Estimate(share, max(0.0, centre - half), min(1.0, centre + half), n)
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def student_t_cdf(t: float, df: float) -> float:

@@ -37,6 +37,7 @@ class RewardLearner:
         model_path: str,
         new_head: bool,
         train: PreferenceSet,
+        heldout: PreferenceSet,
         prompts_per_step: int,
         total_steps: int,
         pad_id: int,
@@ -44,7 +45,7 @@ class RewardLearner:
         rank: int,
         world: int,
     ) -> None:
-        self._data, self._seed, self._rank, self._world = train, seed, rank, world
+        self._data, self._heldout, self._seed, self._rank, self._world = train, heldout, seed, rank, world
         self._order = PromptOrder(len(train.groups), prompts_per_step, seed)
         torch.manual_seed(seed)  # LoRA's first matrices are random and must be the same on every rank
         model = load_scorer(model_path, config.dtype, new_head)
@@ -56,7 +57,10 @@ class RewardLearner:
         head.requires_grad_(True)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-        self._cache = TrunkCache(self.parts, pad_id, device(), config.cache_gb)
+        self._sequences = [token_ids(answer) for answer in (*train.answers, *heldout.answers)]
+        self._cache = TrunkCache(
+            self.parts, self._sequences, pad_id, device(), config.cache_gb, config.micro_batch_size
+        )
         self._micro_batch_size = config.micro_batch_size
         answers_a_rank = prompts_per_step / world * len(train.answers) / len(train.groups)
         self._accumulation = max(1, min(prompts_per_step // world, round(answers_a_rank / config.micro_batch_size)))
@@ -70,7 +74,7 @@ class RewardLearner:
         loss_sum = right = decided = tokens = 0.0
         for groups in cut(self._data, prompts[self._rank :: self._world], self._accumulation):
             rows, pairs = pair_batch(self._data, groups, device())
-            scores_B = self._forward(self._data, rows)
+            scores_B = self._scores(rows)
             loss = ranking_loss(scores_B, pairs) / len(prompts)
             require_finite(loss.item(), step, "ranking loss")
             self.train.backward(loss)
@@ -90,36 +94,34 @@ class RewardLearner:
         return metrics | ({"accuracy/train": sums[1] / sums[2]} if sums[2] else {})
 
     @torch.no_grad()
-    def scores(self, data: PreferenceSet) -> np.ndarray:
-        """float64 [answers]: the score of every answer, the ranks sharing the work. RunError if one isn't finite.
-
-        `data` is always the same object: it is told apart from the training set by not being it.
+    def heldout_scores(self) -> np.ndarray:
+        """float64 [answers]: the score of every held-out answer, the ranks sharing the work. RunError where one isn't
+        finite.
         """
         self.train.engine.eval()
-        order = np.argsort([data.num_tokens(row) for row in range(len(data.answers))], kind="stable")
-        chunks = [order[i : i + self._micro_batch_size] for i in range(0, len(order), self._micro_batch_size)]
+        lengths = [self._heldout.num_tokens(row) for row in range(len(self._heldout.answers))]
+        order, size = np.argsort(lengths, kind="stable"), self._micro_batch_size
+        chunks = [order[i : i + size] for i in range(0, len(order), size)]
         scores = np.zeros(len(order))
         for start in range(0, len(chunks), self._world):
             # A rank without a chunk of its own runs the first one: under ZeRO-3 a forward pass is a collective.
             mine = start + self._rank
-            rows = chunks[mine if mine < len(chunks) else 0].tolist()
-            made = self._forward(data, rows).cpu().numpy()
+            rows = chunks[mine if mine < len(chunks) else 0]
+            made = self._scores((rows + len(self._data.answers)).tolist()).cpu().numpy()
             if mine < len(chunks):
                 scores[rows] = made
         scores = total(torch.from_numpy(scores)).numpy()
-        if not np.isfinite(scores).all():
+        bad = np.sum(~np.isfinite(scores))
+        if bad:
             raise RunError(
-                f"{np.sum(~np.isfinite(scores))} of {len(scores)} held-out scores aren't finite: lower "
-                "model.optimizer.lr or train in fp32"
+                f"{bad} of {len(scores)} held-out scores aren't finite: lower model.optimizer.lr or train in fp32"
             )
         return np.asarray(scores)
 
-    def _forward(self, data: PreferenceSet, rows: Sequence[int]) -> Tensor:
-        # Training rows are kept under 0, 1, 2 ..., held-out rows under -1, -2, -3 ...
-        keys = list(rows) if data is self._data else [-1 - row for row in rows]
-        sequences = [token_ids(data.answers[row]) for row in rows]
-        last_B = torch.tensor([len(ids) - 1 for ids in sequences], device=device())
-        scores_B: Tensor = self.train(self._cache.below(keys, sequences), last_B)
+    def _scores(self, rows: Sequence[int]) -> Tensor:
+        """[B], of training answers and, counted on after them, held-out ones."""
+        last_B = torch.tensor([len(self._sequences[row]) - 1 for row in rows], device=device())
+        scores_B: Tensor = self.train(self._cache.below(rows), last_B)
         return scores_B
 
     def save_model(self, folder: Path) -> None:

@@ -133,7 +133,7 @@ def _finish(config: RewardConfig, folder: Path, tokenizer: Any, data: RewardData
     write_scores(folder / "heldout_scores.jsonl", data, scores)
     summary = summarise(config, data, scores, state)
     write_summary(folder / "summary.json", summary)
-    write_page(folder / "report.html", page(config, folder, summary))
+    write_page(folder, page(folder, summary))
     accuracy, baseline = summary["accuracy"], summary["length_baseline"]["accuracy"]
     console.print(
         f"held-out accuracy {accuracy['mean']:.3f} (95% interval {accuracy['low']:.3f} to {accuracy['high']:.3f}); "

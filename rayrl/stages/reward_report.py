@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from rayrl.config.load import dump
 from rayrl.config.reward import RewardConfig
 from rayrl.evaluation.plots import Panel, Plot, Series
 from rayrl.evaluation.preference_metrics import (
@@ -121,7 +120,7 @@ def write_scores(path: Path, data: RewardData, scores: np.ndarray) -> None:
     replace_rows(path, rows)
 
 
-def page(config: RewardConfig, folder: Path, summary: dict[str, Any]) -> Page:
+def page(folder: Path, summary: dict[str, Any]) -> Page:
     """The report."""
     found, baseline = summary["accuracy"], summary["length_baseline"]
     above = baseline["below_accuracy"]
@@ -131,7 +130,6 @@ def page(config: RewardConfig, folder: Path, summary: dict[str, Any]) -> Page:
     calibrated = summary["calibration"]
     return Page(
         kind="reward model",
-        name=folder.name,
         headline=f"Prefers the better of two held-out answers in {_percent(found['mean'])} of pairs",
         tone="good" if above else "bad",
         detail=f"95% interval {_interval(found)}, over {found['n']} prompts; {length}"
@@ -158,8 +156,7 @@ def page(config: RewardConfig, folder: Path, summary: dict[str, Any]) -> Page:
             ),
         ],
         tables=[_table(label, rows) for label, rows in summary["by"].items() if rows],
-        plots=_plots(summary, read_rows(folder / "metrics.jsonl")),
-        config=dump(config),
+        sections=_plots(summary, read_rows(folder / "metrics.jsonl")),
     )
 
 
@@ -183,7 +180,7 @@ def _table(label: str, rows: dict[str, Any]) -> Table:
     return Table(f"By {label}", note, (label.capitalize(), "Pairs", "Accuracy", "95% interval"), cells)
 
 
-def _plots(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Plot]:
+def _plots(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[Plot]]]:
     bins = summary["calibration"]["bins"]
     confidence = [b["confidence"] for b in bins]
     right = [b["right"]["mean"] for b in bins]
@@ -208,19 +205,22 @@ def _plots(summary: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[Plot
         Series("training batch", [float(r["step"] + 1) for r in trained], [r["accuracy/train"] for r in trained]),
         Series("held-out pairs", at, [row["heldout/accuracy"] for row in evaluated], points=True),
     ]
-    return [
+    training = [
         Plot(
             "Accuracy", "Share of pairs whose better answer scores higher.", [Panel("right", accuracies, percent=True)]
         ),
         Plot("Ranking loss", "Nats a pair; 0.693 knows nothing.", [Panel("loss", losses)]),
+    ]
+    scores = [
         Plot(
             "Reliability",
             "How often the preferred answer is the better one, by the model's confidence in it.",
             [Panel("right", [curve, ideal], percent=True)],
             x_label="confidence",
         ),
-        Plot("Scores", "Held-out answers by their score.", [Panel("answers", counts)], x_label="score"),
+        Plot("Distribution", "Held-out answers by their score.", [Panel("answers", counts)], x_label="score"),
     ]
+    return [("Training", training), ("Scores", scores)]
 
 
 def _rule(baseline: dict[str, Any]) -> str:

@@ -47,6 +47,7 @@ def train_loop(settings: dict[str, Any]) -> None:
         settings["model"],
         settings["new_head"],
         train,
+        heldout,
         config.prompts_per_step,
         points[-1],
         settings["pad_id"],
@@ -73,7 +74,7 @@ def train_loop(settings: dict[str, Any]) -> None:
     for step in range(state["step"], points[-1]):
         metrics = learner.step(step)
         if step + 1 in points:
-            scores = learner.scores(heldout)
+            scores = learner.heldout_scores()
             evaluated = heldout_metrics(heldout, scores)
             state = better_state(state, step + 1, evaluated)
             _save(learner, store, state, scores, rank)
