@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,6 +25,13 @@ def test_schedules_worked_by_hand() -> None:
     assert factors(6, warmup_steps=2) == [0.5, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]
     assert factors(6, warmup_steps=2, schedule="linear") == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25, 0.0]
     assert factors(4, schedule="cosine") == pytest.approx([1.0, 0.853553, 0.5, 0.146447, 0.0], abs=1e-6)
+
+
+def test_warm_up_as_a_share_of_all_steps() -> None:
+    """A quarter of 8 steps is 2, of 5 steps 2 (rounded up); steps given outright win."""
+    assert factors(8, warmup_ratio=0.25)[:3] == [0.5, 1.0, 1.0]
+    assert factors(5, warmup_ratio=0.25)[:3] == [0.5, 1.0, 1.0]
+    assert factors(8, warmup_ratio=0.25, warmup_steps=4)[:3] == [0.25, 0.5, 0.75]
 
 
 def test_after_the_last_step_the_rate_stays_at_0() -> None:
@@ -92,6 +100,47 @@ def test_moments_leave_and_come_back_between_steps(dtype: str, stage: int) -> No
     engine._move_moments(torch.device("meta"))
     states = list(engine.engine.basic_optimizer.state.values())
     assert states and all(state["exp_avg"].is_meta and state["exp_avg_sq"].is_meta for state in states)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_lion_moves_every_weight_by_the_rate() -> None:
+    """Its update is the sign of the interpolated gradient: d(w.x)^2/dw = 2 (w.x) x with w.x = -1.5 is negative, so up;
+    the second time the moment 0.01 g1 counts nine tenths and g2 one tenth, and both have one sign."""
+    config = OptimizerConfig(kind="lion", lr=0.01, betas=(0.9, 0.99))
+    module = Product(frozen=True)
+    engine = TrainEngine(module, TrainerConfig(dtype="fp32", optimizer=config), 1, 4)
+    x = torch.tensor([1.0, 2.0, 3.0])
+    for step in (1, 2):
+        engine.backward(engine(x).square())
+        want = torch.tensor([1.0, -2.0, 0.5]) + 0.01 * step
+        torch.testing.assert_close(module.weight.detach(), want)
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_gradient_that_isnt_finite_changes_nothing(dtype: str, stage: int) -> None:
+    module = Product().to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    engine = TrainEngine(module, TrainerConfig(dtype=dtype, zero_stage=stage), 1, 4)
+    x = torch.tensor([1.0, float("inf"), 3.0], dtype=module.weight.dtype)
+    engine.backward(engine(x).square())
+    assert not math.isfinite(engine.grad_norm)
+    assert module.weight.tolist() == [1.0, -2.0, 0.5]
+    engine.backward(engine(torch.ones_like(x)).square())
+    assert math.isfinite(engine.grad_norm)
+    assert torch.isfinite(module.weight).all()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_the_rate_can_be_scaled_on_top_of_the_schedule() -> None:
+    config = OptimizerConfig(lr=0.01, schedule="linear")
+    engine = TrainEngine(Product(), TrainerConfig(dtype="fp32", optimizer=config), 1, 4)
+    rates = []
+    for scale in (1.0, 0.5, 0.5):
+        engine.scale_rate(scale)
+        rates.append(engine.learning_rate)
+        engine.backward(engine(torch.ones(3)).square())
+    assert rates == pytest.approx([0.01, 0.5 * 0.0075, 0.5 * 0.005])
 
 
 def exported(engine: TrainEngine, module: Product) -> Tensor:

@@ -26,15 +26,21 @@ class TrainableConfig(Strict):
 
 
 class OptimizerConfig(Strict):
-    """AdamW and its learning-rate schedule; one schedule step is one optimizer step."""
+    """The optimizer and its learning-rate schedule; one schedule step is one optimizer step."""
 
+    kind: Literal["adamw", "lion"] = Field(
+        "adamw", description="`lion` keeps one moment, not two; use a third to a tenth of AdamW's rate."
+    )
     lr: PositiveFloat = Field(1e-6, description="Peak learning rate.")
-    betas: tuple[float, float] = Field((0.9, 0.95), description="AdamW's moment decays.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Moment decays (Lion's usual ones are 0.9, 0.99).")
     eps: PositiveFloat = Field(1e-8, description="AdamW's denominator floor.")
     weight_decay: float = Field(0.0, ge=0, description="Decoupled weight decay.")
     max_grad_norm: PositiveFloat = Field(1.0, description="Clip of the global gradient norm.")
     schedule: Literal["constant", "linear", "cosine"] = Field("constant", description="Decay after warm-up.")
     warmup_steps: int = Field(0, ge=0, description="Optimizer steps of linear warm-up.")
+    warmup_ratio: float = Field(
+        0.0, ge=0, le=1, description="Linear warm-up as a share of all steps, where `warmup_steps` is 0."
+    )
 
 
 class TrainerConfig(Strict):
@@ -44,7 +50,7 @@ class TrainerConfig(Strict):
         "auto", description="`auto` is bf16 on GPUs and on CPUs with AMX or AVX512-BF16, else fp32."
     )
     train: TrainableConfig = Field(default_factory=TrainableConfig, description="Which parameters are trained.")
-    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="AdamW and its schedule.")
+    optimizer: OptimizerConfig = Field(default_factory=OptimizerConfig, description="The optimizer and its schedule.")
     ranks: PositiveInt = Field(1, description="Data-parallel ranks, one Ray actor each.")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="DeepSpeed ZeRO stage.")
     offload_optimizer: bool = Field(False, description="Keep optimizer state in host memory (ZeRO 1 to 3, GPU).")

@@ -27,6 +27,11 @@ def init_distributed(rank: int, world_size: int, address: str, port: int, timeou
     os.environ.update(
         MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0"
     )
+    adopt_process_group(timeout_s)
+
+
+def adopt_process_group(timeout_s: float) -> None:
+    """Gives DeepSpeed the process group that there is (Ray Train makes one), or one that the environment describes."""
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
@@ -40,14 +45,16 @@ def init_distributed(rank: int, world_size: int, address: str, port: int, timeou
     # The engine's collectives go through a group of DeepSpeed's own, which it would make with torch's default timeout.
     from deepspeed.utils import groups
 
-    groups._WORLD_GROUP = torch.distributed.new_group(list(range(world_size)), timeout=timedelta(seconds=timeout_s))
+    ranks = list(range(torch.distributed.get_world_size()))
+    groups._WORLD_GROUP = torch.distributed.new_group(ranks, timeout=timedelta(seconds=timeout_s))
 
 
 def learning_rate_factor(config: OptimizerConfig, total_steps: int, step: int) -> float:
     """Share of the peak rate at optimizer step `step` (from 0) of `total_steps`: linear warm-up, then decay to 0."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    progress = min(1.0, (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps))
+    warmup = config.warmup_steps or math.ceil(config.warmup_ratio * total_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min(1.0, (step - warmup) / max(1, total_steps - warmup))
     match config.schedule:
         case "constant":
             return 1.0
@@ -55,6 +62,16 @@ def learning_rate_factor(config: OptimizerConfig, total_steps: int, step: int) -
             return 1.0 - progress
         case "cosine":
             return 0.5 * (1.0 + math.cos(math.pi * progress))
+
+
+def build_optimizer(params: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    """The optimizer that `config` names; its schedule comes on top."""
+    if config.kind == "lion":
+        from lion_pytorch import Lion
+
+        lion: torch.optim.Optimizer = Lion(params, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+        return lion
+    return torch.optim.AdamW(params, lr=config.lr, betas=config.betas, eps=config.eps, weight_decay=config.weight_decay)
 
 
 class TrainEngine:
@@ -67,15 +84,10 @@ class TrainEngine:
         self._trained = [param for param in module.parameters() if param.requires_grad]
         self.num_trained = sum(param.numel() for param in self._trained)
         """Parameters that train, over all ranks."""
-        optimizer = torch.optim.AdamW(
-            self._trained,
-            lr=optimizer_config.lr,
-            betas=optimizer_config.betas,
-            eps=optimizer_config.eps,
-            weight_decay=optimizer_config.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: learning_rate_factor(optimizer_config, total_steps, step)
+        optimizer = build_optimizer(self._trained, optimizer_config)
+        self._rate_scale = 1.0
+        self._schedule = torch.optim.lr_scheduler.LambdaLR(
+            optimizer, lambda step: self._rate_scale * learning_rate_factor(optimizer_config, total_steps, step)
         )
         self.accumulation = accumulation
         self._own_norm: float | None = None
@@ -83,7 +95,7 @@ class TrainEngine:
         self.engine, _, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
-            lr_scheduler=schedule,
+            lr_scheduler=self._schedule,
             config=_deepspeed_config(config, accumulation),
             dist_init_required=False,
         )
@@ -101,6 +113,9 @@ class TrainEngine:
         self.engine.backward(loss * (self.engine.world_size * self.accumulation))
         if self.engine.is_gradient_accumulation_boundary():
             self._own_norm = self._plain_norm()
+            if self._own_norm is not None and not math.isfinite(self._own_norm):
+                # As DeepSpeed does it where it keeps the norm: such a gradient changes nothing.
+                self.engine.zero_grad()
         self.engine.step()
 
     def _plain_norm(self) -> float | None:
@@ -121,6 +136,13 @@ class TrainEngine:
     def learning_rate(self) -> float:
         """Rate of the next optimizer step."""
         return float(self.engine.get_lr()[0])
+
+    def scale_rate(self, scale: float) -> None:
+        """From the next optimizer step on the rate is `scale` times the schedule's (not kept by `save`)."""
+        self._rate_scale = scale
+        groups = self.engine.basic_optimizer.param_groups
+        for group, base, factor in zip(groups, self._schedule.base_lrs, self._schedule.lr_lambdas, strict=True):
+            group["lr"] = base * factor(self._schedule.last_epoch)
 
     @contextlib.contextmanager
     def gathered(self, params: Iterable[Tensor]) -> Iterator[None]:
