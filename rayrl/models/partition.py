@@ -40,12 +40,15 @@ class Partition:
     adapter: nn.Module | None = None
     """The PEFT model, under LoRA."""
 
-    def trunk_output(self, ids_BL: Tensor) -> Tensor:
-        """What `top` takes: kept activations [B, L, D], or the ids themselves where nothing is frozen below."""
+    def trunk_output(self, ids_BL: Tensor, **layout: Any) -> Tensor:
+        """What `top` takes: kept activations [B, L, D], or the ids themselves where nothing is frozen below.
+
+        `layout`: keywords for the trunk's forward pass (packed rows: supervised.py).
+        """
         if self.trunk is None:
             return ids_BL
         with torch.no_grad():
-            return self.trunk(input_ids=ids_BL, use_cache=False).last_hidden_state
+            return self.trunk(input_ids=ids_BL, use_cache=False, **layout).last_hidden_state
 
     @contextlib.contextmanager
     def without_adapter(self) -> Iterator[None]:

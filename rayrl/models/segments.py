@@ -1,0 +1,92 @@
+"""Attention for packed rows: sequences lie end to end in one flat row and none sees another.
+
+Registered with transformers under a name of its own, so that any model that goes through its attention interface runs
+it. The lengths come as the keyword `segment_lengths` with the forward pass. Attention then runs segment by segment: the
+work is the sum of the squares of the lengths, not the square of the sum, there is no mask to build, and no padding
+anywhere. A 4D block-diagonal mask gives the same numbers and takes the square of the sum (docs/sft.md has both times).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.masking_utils import AttentionMaskInterface
+
+from rayrl.errors import UserError
+
+NAME = "rayrl_segments"
+
+
+def segment_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    _: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    segment_lengths: tuple[int, ...] | None = None,
+    **others: Any,
+) -> tuple[Tensor, None]:
+    """query [B, H, L, D], key and value [B, K, L, D] -> [B, L, H, D]. Causal inside each segment.
+
+    Without `segment_lengths` every row is one segment. There is never a mask (`_no_mask`).
+    """
+    grouped: dict[str, Any] = {"enable_gqa": query.shape[1] != key.shape[1], "dropout_p": dropout, "scale": scaling}
+    if segment_lengths is None:
+        segment_lengths = (query.shape[2],)
+    pieces = [tensor.split(segment_lengths, dim=2) for tensor in (query, key, value)]
+    attend, outputs = nn.functional.scaled_dot_product_attention, []
+    for q, k, v in zip(*pieces, strict=True):
+        band = None
+        if sliding_window is not None and q.shape[2] > sliding_window:
+            band = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
+            band = band.triu(1 - sliding_window)
+        outputs.append(attend(q, k, v, attn_mask=band, is_causal=band is None, **grouped))
+    return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _no_mask(*_: Any, **__: Any) -> None:
+    """What transformers calls to make a mask: of a long flat row it would be the square of its length."""
+    return None
+
+
+def use_segments(model: PreTrainedModel) -> None:
+    """Makes `model` run `segment_attention`. Raises UserError where it doesn't take another attention."""
+    AttentionInterface.register(NAME, segment_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+    try:
+        model.set_attn_implementation(NAME)
+    except ValueError as error:
+        first_line = str(error).strip().splitlines()[0]
+        raise UserError(
+            f"{type(model).__name__} can't be trained on packed rows ({first_line}): set data.packing=false"
+        ) from error
+
+
+def positions(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 [1, L]: 0, 1, 2 ... anew in each segment."""
+    return torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+
+
+@torch.no_grad()
+def check_segments(model: PreTrainedModel) -> None:
+    """Stops if two sequences in one row don't give what they give alone (a model whose layers look past segments)."""
+    ids = torch.arange(7, 30, device=model.device)[None] % model.config.vocab_size
+    lengths = (9, 14)
+    base = model.base_model
+    place = positions(lengths, ids.device)
+    packed = base(input_ids=ids, position_ids=place, use_cache=False, segment_lengths=lengths)
+    alone = [base(input_ids=part, use_cache=False).last_hidden_state for part in ids.split(lengths, dim=1)]
+    whole = torch.cat(alone, dim=1).float()
+    gap = (packed.last_hidden_state.float() - whole).abs().max().item()
+    limit = (0.05 if packed.last_hidden_state.dtype == torch.bfloat16 else 1e-3) * max(1.0, whole.abs().max().item())
+    if not gap <= limit:
+        raise UserError(
+            f"{type(model).__name__} mixes sequences that share a row (hidden states differ by {gap:.3g}): "
+            "set data.packing=false"
+        )
