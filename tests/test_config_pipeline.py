@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rayrl.config.load import ConfigError, dump, load
+from rayrl.config.load import ConfigError, dump, load, require_no_placeholders
 from rayrl.config.pipeline import PipelineConfig
 from rayrl.stages.pipeline import Record
 
@@ -77,6 +77,17 @@ def test_overrides_reach_into_stages(two: str) -> None:
 def test_mistakes_are_named(two: str, change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load(PipelineConfig, two, [change])
+
+
+def test_what_comes_after_until_neither_runs_nor_must_be_filled_in(two: str) -> None:
+    changes = ["stages.ppo.data.prompts=path/to/prompts.jsonl"]
+    with pytest.raises(ConfigError, match=r"stages\.ppo\.data\.prompts: only placeholders so far"):
+        require_no_placeholders(load(PipelineConfig, two, changes))
+    config = load(PipelineConfig, two, [*changes, "until=warmup"])
+    require_no_placeholders(config)
+    assert [stage.name for stage in config.plan()] == ["warmup"]
+    with pytest.raises(ConfigError, match=r"until: there is no stage 'sft' \(warmup, ppo\)"):
+        load(PipelineConfig, two, ["until=sft"])
 
 
 def test_a_stage_is_done_until_its_configuration_or_what_it_reads_changes(two: str, tmp_path: Path) -> None:

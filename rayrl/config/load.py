@@ -75,12 +75,12 @@ def presets(command: str = "ppo") -> dict[str, str]:
     }
 
 
-def placeholders(config: Strict) -> list[str]:
+def placeholders(config: CommandConfig) -> list[str]:
     """Dotted keys that still hold a preset's placeholder path."""
-    return [key for key, value in _leaves(config.model_dump()) if isinstance(value, str) and PLACEHOLDER in value]
+    return [key for key, value in _leaves(config.asked_for()) if isinstance(value, str) and PLACEHOLDER in value]
 
 
-def require_no_placeholders(config: Strict) -> None:
+def require_no_placeholders(config: CommandConfig) -> None:
     """Stops a run whose model or data paths the user hasn't filled in.
 
     Raises:

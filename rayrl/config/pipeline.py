@@ -54,6 +54,9 @@ class PipelineConfig(CommandConfig):
         description="Stage configurations by name, in the order in which they run; `command` where the name isn't the "
         "command's, `preset` to start from, `${NAME}` for an earlier stage's folder, `${pipeline}` for the pipeline's.",
     )
+    until: str | None = Field(
+        None, description="The last stage to run, for what people must do in between: rank the sampled answers."
+    )
     ray: RayConfig = Field(default_factory=RayConfig, description="The Ray that all stages share.")
 
     @model_validator(mode="before")
@@ -75,8 +78,19 @@ class PipelineConfig(CommandConfig):
             raise ValueError("name at least one stage")
         return stages
 
+    @model_validator(mode="after")
+    def _until_a_stage(self) -> PipelineConfig:
+        if self.until is not None and self.until not in self.stages:
+            raise ValueError(f"until: there is no stage {self.until!r} ({', '.join(self.stages)})")
+        return self
+
+    def asked_for(self) -> dict[str, Any]:
+        """See CommandConfig: stages after `until` may hold placeholders."""
+        wanted = {stage.name for stage in self.plan()}
+        return {**self.model_dump(), "stages": {name: self.stages[name] for name in self.stages if name in wanted}}
+
     def plan(self) -> list[Stage]:
-        """The stages in order, each with its typed configuration."""
+        """The stages to run, in order, each with its typed configuration."""
         stages: list[Stage] = []
         for name, values in self.stages.items():
             own = dict(values)
@@ -88,6 +102,8 @@ class PipelineConfig(CommandConfig):
                 other for other, path in folders.items() if any(t == path or t.startswith(f"{path}/") for t in texts)
             ]
             stages.append(Stage(name, command, config, tuple(needs)))
+            if name == self.until:
+                break
         return stages
 
 

@@ -31,3 +31,7 @@ class CommandConfig(Strict):
 
     command: ClassVar[str]
     """The command's name; its presets lie in rayrl/presets/<command>/."""
+
+    def asked_for(self) -> dict[str, Any]:
+        """The values that this run uses: in them nothing may be left for the user to fill in."""
+        return self.model_dump()
