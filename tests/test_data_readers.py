@@ -15,9 +15,19 @@ from reader_cases import SHAPES, TALK, jsonl, messages, one_element_lists, share
 
 from rayrl.config.sources import SourceConfig
 from rayrl.data.prompts import read_prompts
-from rayrl.data.readers import Rejected, check_read, read_conversations, read_documents, read_prompt_rows, read_rankings
+from rayrl.data.readers import (
+    Read,
+    Rejected,
+    check_read,
+    read_comparisons,
+    read_conversations,
+    read_documents,
+    read_prompt_rows,
+    read_rankings,
+)
 from rayrl.data.readers.choices import CHOICES
 from rayrl.data.readers.dialogues import DIALOGUES
+from rayrl.data.readers.files import builtin_sets
 from rayrl.errors import UserError
 from rayrl.types import Conversation, Document, Origin, PromptRow
 
@@ -80,9 +90,14 @@ def test_built_in_sets_go_by_their_names() -> None:
     read = read_prompt_rows(source("consultations-en"))
     assert read.rejected == []
     assert read.rows == read_prompts("consultations-en").rows
-    kept = read_conversations(source("consultations-zh"))
-    assert not kept.rejected and kept.rows[0].messages[-1]["role"] == "assistant"
-    assert "department" in kept.rows[0].fields
+    for name in [name for name in builtin_sets() if name.startswith(("sft", "preferences", "consultations"))]:
+        read_it = read_comparisons if name.startswith("preferences") else read_conversations
+        kept: Read[Any] = read_it(source(name))
+        assert kept.rejected == [] and len(kept.rows) > 100, name
+        assert len({row.id for row in kept.rows}) == len(kept.rows)
+    prompts = {row.prompt.id for row in read_comparisons(source("preferences-en")).rows}
+    assert all("-p" in name for name in prompts), "pairs of one prompt share its id, the row's `group`"
+    assert read_conversations(source("sft-distilled-en")).rows[0].origin.kind == "distilled"
 
 
 CONTAINERS: dict[str, Any] = {
@@ -148,6 +163,28 @@ def test_damaged_bytes_cost_their_rows_and_not_the_encoding(tmp_path: Path) -> N
         (tmp_path / "d.csv").write_bytes(b"question,answer\n" + "头痛,休息\n".encode(encoding) + b"\xff\xff,x\n")
         read = read_conversations(source(tmp_path / "d.csv"))
         assert len(read.rows) == 1 and read.rejected[0].line == 3 and f"not {name}" in read.rejected[0].reason
+
+
+def test_one_line_of_megabytes_has_its_encoding_too(tmp_path: Path) -> None:
+    rows = [{"question": "english only", "answer": "a" * 50_000}] * 20
+    rows += [{"question": "我头痛三天了。" * 500, "answer": "多休息。" * number} for number in range(1, 150)]
+    text = json.dumps(rows, ensure_ascii=False)
+    for encoding in ("utf-8", "gb18030"):
+        raw = text.encode(encoding)
+        (tmp_path / "long.json").write_bytes(raw)
+        read = read_conversations(source(tmp_path / "long.json"))
+        assert len(raw) > 2_000_000 and len(read.rows) == 169 and not read.rejected
+        raw = raw[: len(raw) - 20_001] + b"\xff" + raw[len(raw) - 20_000 :]
+        (tmp_path / "long.json").write_bytes(raw)
+        assert len(read_conversations(source(tmp_path / "long.json")).rows) == 168, "one damaged byte costs one row"
+
+
+def test_other_languages_are_not_taken_for_chinese(tmp_path: Path) -> None:
+    rows = [{"question": "J'ai très mal à la tête, dès le réveil.", "answer": "Reposez-vous, évitez l'écran."}]
+    assert (
+        read_conversations(source(jsonl(tmp_path / "f.jsonl", rows, "latin-1"))).rejected[0].reason[:10] == "not UTF-8:"
+    )
+    assert len(read_conversations(source(tmp_path / "f.jsonl", encoding="latin-1")).rows) == 1
 
 
 def test_a_json_list_that_breaks_off_keeps_what_was_whole(tmp_path: Path) -> None:

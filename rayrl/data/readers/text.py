@@ -10,10 +10,13 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+from itertools import islice
 from pathlib import Path
 
-_SAMPLE_BYTES = 1 << 22
+_VOTERS = 1000
+_VOTE_BYTES = 1 << 14
 _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+_BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
 
@@ -34,11 +37,9 @@ def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
 
 
 def choose_encoding(raw: bytes) -> str:
-    """`utf-8` or `gb18030`, whichever more of the lines that aren't plain ASCII are written in."""
-    sample = raw[:_SAMPLE_BYTES]
-    if len(raw) > len(sample) and b"\n" in sample:
-        sample = sample[: sample.rindex(b"\n")]  # the last line may be cut
-    votes = [_vote(line) for line in sample.split(b"\n") if not line.isascii()]
+    """`utf-8` or `gb18030`, whichever more of the first lines that aren't plain ASCII are written in."""
+    foreign = (line for line in raw.split(b"\n") if not line.isascii())
+    votes = [_vote(line) for line in islice(foreign, _VOTERS)]
     return "gb18030" if votes.count("gb18030") > votes.count("utf-8") else "utf-8"
 
 
@@ -56,16 +57,14 @@ def why_not_decoded(text: str, encoding: str) -> str | None:
 
 
 def _vote(line: bytes) -> str | None:
-    text = line.decode("utf-8", "replace")
-    beyond_ascii = sum(not character.isascii() for character in text)
-    if text.count("\ufffd") < 0.25 * beyond_ascii:
-        return "utf-8"  # also with some bytes damaged
-    try:
-        text = line.decode("gb18030")
-    except UnicodeDecodeError:
-        return None
+    """The encoding of a line that isn't ASCII; some of its bytes may be damaged, and the last character cut."""
+    first = _BEYOND_ASCII.search(line).start()  # type: ignore[union-attr]
+    line = line[first : first + _VOTE_BYTES]
+    foreign = [character for character in line.decode("utf-8", "replace") if not character.isascii()]
+    if foreign.count("\ufffd") < 0.25 * len(foreign):
+        return "utf-8"
     # Chinese text is mostly characters of GB2312; another encoding's bytes, read as GB18030, mostly aren't.
-    foreign = [character for character in text if not character.isascii()]
+    foreign = [character for character in line.decode("gb18030", "replace") if not character.isascii()]
     common = sum(_in_gb2312(character) for character in foreign)
     return "gb18030" if common >= 0.5 * len(foreign) else None
 

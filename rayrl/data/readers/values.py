@@ -24,8 +24,8 @@ Values = Iterator[tuple[int, Any]]
 TextAs = Literal["paragraphs", "whole", "only_paragraphs", "only_whole"]
 _TABLES = (".csv", ".tsv")
 _PROSE = (".txt", ".md")
-_ROW_LISTS = ("messages", "conversations", "conversation", "turns", "dialogue", "paragraph")
-_ROW_LISTS += ("prompt", "history", "chosen", "rejected")
+_DIALOGUE_KEYS = ("messages", "conversations", "conversation", "turns", "dialogue", "paragraph")
+_ROW_LISTS = (*_DIALOGUE_KEYS, "prompt", "history", "chosen", "rejected")
 """Keys of one row that hold a list of mappings."""
 _BETWEEN = re.compile(r"[\s,]*")
 
