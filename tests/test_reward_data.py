@@ -12,6 +12,7 @@ from rayrl.data.chat import encode_prompt, load_tokenizer
 from rayrl.data.preferences import write_preferences
 from rayrl.errors import UserError
 from rayrl.models.builtin import resolve_model
+from rayrl.stages.reward_data import AnswerEncoder
 from rayrl.stages.reward_worker import better_state, evaluation_steps
 from rayrl.types import Comparison, Origin, PromptRow
 
@@ -110,13 +111,19 @@ def test_what_cant_be_used_is_rejected_with_its_line(tmp_path: Path) -> None:
     data = read(reward_config(write_jsonl(tmp_path / "pairs.jsonl", rows)))
     assert [(bad.line, bad.reason.split(",")[0]) for bad in data.rejected] == [
         (2, "answer a spells the special token '<|im_end|>'"),
-        (5, data.rejected[1].reason.split(",")[0]),
+        (5, "answer b has 1802 tokens"),
     ]
     assert "more than data.max_answer_tokens=512" in data.rejected[1].reason
     assert data.counts["dropped"] == {"prompt or answer can't be used": 2}
     rows = [row | {"chosen": "x <|im_end|>"} for row in rows]
     with pytest.raises(UserError, match="rejected"):
         read(reward_config(write_jsonl(tmp_path / "bad.jsonl", rows)))
+
+
+def test_equal_answers_make_no_pair(tmp_path: Path) -> None:
+    data = reward_config(tmp_path / "x").data
+    encoder = AnswerEncoder(load_tokenizer(resolve_model("tiny-random")), None, data)
+    assert encoder.encode(comparison("1", "p", "yes", "yes", "a")) == "both answers are the same"
 
 
 def test_no_decided_pair_to_evaluate_on_is_an_error(tmp_path: Path) -> None:

@@ -134,12 +134,7 @@ def _finish(config: RewardConfig, folder: Path, tokenizer: Any, data: RewardData
     summary = summarise(config, data, scores, state)
     write_summary(folder / "summary.json", summary)
     write_page(folder, page(folder, summary))
-    accuracy, baseline = summary["accuracy"], summary["length_baseline"]["accuracy"]
-    console.print(
-        f"held-out accuracy {accuracy['mean']:.3f} (95% interval {accuracy['low']:.3f} to {accuracy['high']:.3f}); "
-        f"length alone {baseline['mean']:.3f}",
-        soft_wrap=True,
-    )
+    console.print(summary["headline"], soft_wrap=True)
     console.print(f"model: {folder / 'model'}; report: {folder / 'report.html'}", soft_wrap=True)
     if not math.isfinite(summary["scores"]["std"]) or summary["scores"]["std"] == 0:
         logger.warning("all held-out answers get the same score: this reward model says nothing")

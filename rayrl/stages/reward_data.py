@@ -71,6 +71,8 @@ class AnswerEncoder:
             return f"answer a {first}"
         if isinstance(second, str):
             return f"answer b {second}"
+        if np.array_equal(first, second):
+            return "both answers are the same"
         return _Used(comparison, prompt, first, second)
 
     def answer(self, prompt: Prompt, text: str) -> np.ndarray | str:

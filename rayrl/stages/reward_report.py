@@ -72,6 +72,10 @@ def summarise(config: RewardConfig, data: RewardData, scores: np.ndarray, state:
     tokens = [len(answer.response_ids_T) for answer in answers]
     better, worse = [pair.better for pair in pairs], [pair.worse for pair in pairs]
     return {
+        "headline": (
+            f"held-out accuracy {found.mean:.3f} (95% interval {found.low:.3f} to {found.high:.3f}), "
+            f"length alone {baseline.mean:.3f}"
+        ),
         "model": config.model.model,
         "trained": trained_blocks(config.model.train),
         "steps": state["step"],
