@@ -53,7 +53,7 @@ def fingerprint(path: str | Path) -> str:
     digest = hashlib.sha256()
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     for file in files:
-        digest.update(str(file.relative_to(path.parent)).encode())
+        digest.update(f"{file.relative_to(path.parent)}\0{file.stat().st_size}\0".encode())
         with file.open("rb") as stream:
             while block := stream.read(1 << 22):
                 digest.update(block)
@@ -77,6 +77,8 @@ class StageFolder:
             "config_hash": config_hash(config),
             "inputs": {str(path): fingerprint(path) for path in inputs},
         }
+        if self.path.is_file():
+            raise UserError(f"{self.path} is a file; choose another output_dir")
         self._check(self.path / MANIFEST)
         self._check(self.work / STARTED)
 
@@ -99,8 +101,8 @@ class StageFolder:
         manifest = Manifest(**self._identity, counts=counts, seed=seed)  # type: ignore[arg-type]
         _write_json(self.work / MANIFEST, asdict(manifest))
         if self.work != self.path:
-            (self.work / STARTED).unlink()
             os.replace(self.work, self.path)
+        (self.path / STARTED).unlink(missing_ok=True)  # last: a working folder without it would be nobody's
 
     def discard(self) -> None:
         """Removes what an interrupted run left."""
@@ -111,7 +113,10 @@ class StageFolder:
             if file.name == MANIFEST and self.work != self.path and self.path.is_dir() and any(self.path.iterdir()):
                 raise UserError(f"{self.path} isn't empty and holds no {MANIFEST}; choose another output_dir")
             return
-        before = json.loads(file.read_text(encoding="utf-8"))
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{file} can't be read ({error}); remove {file.parent} to start again") from error
         differing = [key for key, value in self._identity.items() if before.get(key) != value]
         if differing:
             what = " and ".join({"config_hash": "configuration"}.get(key, key) for key in differing)
