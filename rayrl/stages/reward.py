@@ -33,7 +33,7 @@ from rayrl.models.loading import check_blocks, model_config
 from rayrl.stages.reward_data import RewardData, read_data
 from rayrl.stages.reward_report import summarise, write_scores
 from rayrl.stages.reward_worker import MODEL, SCORES, train_loop
-from rayrl.stages.train_workers import run_workers, watch
+from rayrl.stages.train_workers import check_fits_here, run_workers, watch
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import duration
 
@@ -49,6 +49,7 @@ def main(config_path: str) -> None:
     if folder.done:
         console.print(f"{folder.path} is done: nothing to train", soft_wrap=True)
         return
+    check_fits_here(config.model, config.ray, "reward")
     model_path = resolve_model(config.model.model)
     new_head = _check_model(config, model_path)
     tokenizer = load_tokenizer(model_path, config.model.chat_template, section="model", add_pad_token=True)

@@ -58,6 +58,20 @@ def run_workers(
     raise RunError(f"a rank failed: {first_line}; the same command goes on from the last checkpoint") from failed
 
 
+def check_fits_here(trainer: TrainerConfig, ray_config: RayConfig, name: str) -> None:
+    """Raises DoesNotFit, before anything starts, where Ray is to start here and this machine can't hold the ranks."""
+    import ray
+
+    from cluster.fit import check_fits
+    from cluster.machine import this_machine
+    from cluster.session import choose
+    from cluster.specs import RoleSpec
+
+    if not ray.is_initialized() and choose(ray_config.address, os.environ).address == "local":
+        spec = RoleSpec(name, trainer.ranks, trainer.cpus_per_rank, trainer.gpus_per_rank)
+        check_fits([spec], [this_machine(os.environ)])
+
+
 def join(trainer: TrainerConfig, collective_timeout_s: float) -> tuple[int, int]:
     """In a rank: (rank, number of ranks), its threads set and the process group handed to DeepSpeed."""
     import torch
@@ -73,32 +87,39 @@ def join(trainer: TrainerConfig, collective_timeout_s: float) -> tuple[int, int]
 
 @contextlib.contextmanager
 def watch(path: Path, show: Callable[[dict[str, Any]], None]) -> Iterator[None]:
-    """Calls `show` with each row that is appended to a JSON Lines file during the block, within a second."""
-    start = path.stat().st_size if path.exists() else 0
+    """Calls `show` with each row that is appended to a JSON Lines file during the block, within a second.
+
+    A resumed run puts the file anew (without the rows that it will write again); what it then holds isn't shown.
+    """
     stop = threading.Event()
-
-    def follow() -> None:
-        place = start
-        while True:
-            ending = stop.wait(0.5)
-            if path.exists():
-                with path.open("rb") as file:
-                    file.seek(place)
-                    for line in file:
-                        if not line.endswith(b"\n"):
-                            break
-                        place += len(line)
-                        show(json.loads(line))
-            if ending:
-                return
-
-    thread = threading.Thread(target=follow, daemon=True)
+    thread = threading.Thread(target=_follow, args=(path, show, stop), daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
         thread.join()
+
+
+def _follow(path: Path, show: Callable[[dict[str, Any]], None], stop: threading.Event) -> None:
+    found = path.stat() if path.exists() else None
+    file, place = (found.st_ino, found.st_size) if found else (None, 0)
+    ending = False
+    while not ending:
+        ending = stop.wait(0.5)
+        if not path.exists():
+            continue
+        now = path.stat()
+        if file is not None and now.st_ino != file:
+            place = now.st_size
+        file = now.st_ino
+        with path.open("rb") as rows:
+            rows.seek(place)
+            for line in rows:
+                if not line.endswith(b"\n"):
+                    break  # still being written
+                place += len(line)
+                show(json.loads(line))
 
 
 def _fit(
