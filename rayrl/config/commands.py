@@ -29,6 +29,26 @@ class Command:
 
 
 COMMANDS = {
+    "sft": Command(
+        "rayrl.config.sft:SFTConfig",
+        "rayrl.stages.sft",
+        "fine-tune a model on conversations, or go on pre-training it on plain text",
+    ),
+    "sample": Command(
+        "rayrl.config.sample:SampleConfig",
+        "rayrl.stages.sample",
+        "answer prompts several times, for feedback to compare",
+    ),
+    "feedback": Command(
+        "rayrl.config.feedback:FeedbackConfig",
+        "rayrl.stages.feedback",
+        "turn answers into comparisons, from judge, rubric and annotators",
+    ),
+    "reward": Command(
+        "rayrl.config.reward:RewardConfig",
+        "rayrl.stages.reward",
+        "train a reward model on comparisons, and report what it goes by",
+    ),
     "ppo": Command("rayrl.config.ppo:PPOConfig", "actors.ppo", "train a policy by PPO; the same command again resumes"),
     "pipeline": Command(
         "rayrl.config.pipeline:PipelineConfig",
