@@ -224,33 +224,47 @@ def _table_values(text: str, encoding: str) -> Values:
     csv.field_size_limit(1 << 30)  # a cell that is too long is rejected, as any other, not an error
     first = text.lstrip("\r\n").split("\n", 1)[0]
     delimiter = max("\t,;", key=first.count)
-    table = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     header: list[str] | None = None
-    line = 1
-    for cells in _records(table):
-        begins, line = line, table.line_num + 1
+    for line, cells in _records(list(io.StringIO(text, newline="")), delimiter):
         if isinstance(cells, BadLine):
-            yield begins, cells
+            yield line, cells
         elif not any(cells):
             continue
         elif header is None:
             header = [cell.strip() for cell in cells]
         elif len(cells) != len(header):
-            yield begins, BadLine(f"the row has {len(cells)} cells, the header {len(header)}")
+            yield line, BadLine(f"the row has {len(cells)} cells, the header {len(header)}")
         else:
             reason = next((bad for cell in cells if (bad := why_not_decoded(cell, encoding))), None)
             row = {name: cell or None for name, cell in zip(header, cells, strict=True)}
-            yield begins, row if reason is None else BadLine(reason)
+            yield line, row if reason is None else BadLine(reason)
 
 
-def _records(table: Any) -> Iterator[list[str] | BadLine]:
-    while True:
-        try:
-            yield next(table)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield BadLine(f"not readable as CSV: {error}")
+def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | BadLine]]:
+    """(line from 1 where it begins, cells) of every record.
+
+    A quote that is never closed would take the rest of the file into its cell; it costs its own line only.
+    """
+    start = 0
+    while start < len(lines):
+        table = csv.reader(lines[start:], delimiter=delimiter)
+        begin = start
+        for cells in table:
+            end = start + table.line_num
+            if end == len(lines) and end - begin > 1 and _left_open(lines[begin:], delimiter):
+                yield begin + 1, BadLine("a quote is opened and never closed")
+                break
+            yield begin + 1, cells
+            begin = end
+        start = begin + 1
+
+
+def _left_open(lines: list[str], delimiter: str) -> bool:
+    """Whether the lines, one record, end inside a quoted cell."""
+    try:
+        return not list(csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        return "unexpected end" in str(error)
 
 
 def _text_values(text: str, encoding: str, whole: bool) -> Values:
