@@ -22,7 +22,7 @@ def judge_config(endpoint: str, folder: Path, **changes: Any) -> JudgeConfig:
         "model": "test-judge",
         "criteria": CRITERIA,
         "cache": str(folder / "judge.sqlite"),
-        "timeout_s": 1.5,
+        "timeout_s": 2.0,
         "backoff_s": 0.005,
         "max_wait_s": 0.5,
         "max_retries": 12,

@@ -59,11 +59,14 @@ class HostileServer:
     fault_share: float = 0.0
     faults: tuple[str, ...] = FAULTS
     seed: int = 0
-    hang_s: float = 3.0
+    hang_s: float = 3.5
     delay_s: float = 0.0
     retry_after: str | None = None
+    finish_reason: str = "stop"
     status: int | None = None
     """Answers every request with this status."""
+    location: str | None = None
+    """Where a redirect leads."""
     log: list[Entry] = field(default_factory=list)
     in_flight: int = 0
     most_in_flight: int = 0
@@ -183,7 +186,13 @@ class _Handler(BaseHTTPRequestHandler):
             "object": "chat.completion",
             "created": 0,
             "model": request["model"],
-            "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+            "choices": [
+                {
+                    "index": 0,
+                    "finish_reason": self.judge.finish_reason,
+                    "message": {"role": "assistant", "content": text},
+                }
+            ],
             "usage": {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer},
         }
         return json.dumps(body).encode(), (prompt, answer)
@@ -192,6 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(body) if length is None else length))
+        if self.judge.location is not None:
+            self.send_header("Location", f"{self.judge.location}/chat/completions")
         if retry_after is not None:
             self.send_header("Retry-After", retry_after)
         self.end_headers()

@@ -18,9 +18,10 @@ import pytest
 from judge_cases import case, judge_all, judge_config
 from judge_server import ANSWERED, FAULTS, SECRET, HostileServer, by_length, first_is_better
 
-from rayrl.config.judge import JudgeConfig
+from rayrl.config.judge import JudgeBudgetConfig, JudgeConfig
 from rayrl.config.load import dump
 from rayrl.errors import UserError
+from rayrl.judge.budget import BudgetExceeded, Cost, Spent
 from rayrl.judge.cache import Store
 from rayrl.judge.client import CallFailed, EndpointRefused, JudgeClient
 from rayrl.judge.prompts import pair_messages
@@ -45,15 +46,15 @@ def ask(config: JudgeConfig, *numbers: int) -> list[str | BaseException]:
 def test_every_pair_ends_labelled_or_set_aside_and_no_answer_is_asked_for_twice(tmp_path: Path) -> None:
     with HostileServer(fault_share=0.3, retry_after="0.05") as server:
         config = judge_config(server.url, tmp_path, concurrency=16, parse_retries=3)
-        found = judge_all(config, range(60))
+        found = judge_all(config, range(45))
         kinds = Counter(judgement.verdict for judgement in found)
         assert set(server.outcomes()) == {"ok", *FAULTS}, "the server has to have done everything it can"
         assert server.repeated() == 0
-        assert kinds["a"] + kinds["b"] + kinds["tie"] >= 57 and len(found) == 60
+        assert kinds["a"] + kinds["b"] + kinds["tie"] >= 42 and len(found) == 45
         assert kinds["inconsistent"] == 0
         assert all(judgement.reason for judgement in found if judgement.verdict == "set_aside")
         requests = len(server.requests)
-        assert judge_all(config, range(60)) == found
+        assert judge_all(config, range(45)) == found
         assert len(server.requests) == requests, "a second run asked again"
 
 
@@ -129,9 +130,9 @@ def test_concurrency_and_rate_are_bounded(tmp_path: Path) -> None:
         ask(judge_config(server.url, tmp_path, concurrency=3), *range(12))
         assert server.most_in_flight == 3
     with HostileServer() as server:
-        ask(judge_config(server.url, tmp_path / "rate", requests_per_minute=600), *range(6))
-        spaces = [late.at - early.at for early, late in zip(server.log, server.log[1:], strict=False)]
-        assert sum(spaces) >= 0.45, "six requests at ten a second take half a second"
+        began = time.monotonic()
+        ask(judge_config(server.url, tmp_path / "rate", requests_per_minute=600), *range(16))
+        assert server.log[-1].at - began >= 1.5, "the sixteenth request at ten a second goes after 1.5 s"
 
 
 def test_retry_after_is_honoured_and_a_long_one_gives_up(tmp_path: Path) -> None:
@@ -147,7 +148,9 @@ def test_retry_after_is_honoured_and_a_long_one_gives_up(tmp_path: Path) -> None
 def test_lost_requests_count_at_their_worst_and_refused_ones_cost_nothing(tmp_path: Path) -> None:
     for fault, worst in (("cut", True), ("timeout", True), ("429", False), ("500", False)):
         with HostileServer(fault_share=1.0, faults=(fault,), hang_s=0.6) as server:
-            config = judge_config(server.url, tmp_path / fault, max_retries=0, timeout_s=0.3)
+            config = judge_config(
+                server.url, tmp_path / fault, max_retries=0, timeout_s=0.3 if fault == "timeout" else 10
+            )
             ask(config, 1)
         store = Store(config.cache)
         prompt_bytes = sum(len(message["content"].encode()) for message in pair_messages(*case(1), config))
@@ -227,3 +230,48 @@ def test_by_length_has_views(tmp_path: Path) -> None:
     with HostileServer(score=by_length) as server:
         found = judge_all(judge_config(server.url, tmp_path), range(30))
     assert {judgement.verdict for judgement in found} == {"a", "b", "tie"}
+
+
+def test_room_that_requests_in_flight_may_free_is_waited_for(tmp_path: Path) -> None:
+    """A request books some 1,900 tokens and takes about 500, so that 4,000 hold two at a time and four in all."""
+    with HostileServer(delay_s=0.05) as server:
+        config = judge_config(server.url, tmp_path, concurrency=4, budget={"tokens": 4_000})
+        answers = ask(config, *range(4))
+        assert all(isinstance(answer, str) for answer in answers)
+        assert 2_000 > 4_000 - server.billed() > 0 and server.most_in_flight == 2
+        assert all(isinstance(answer, BudgetExceeded) for answer in ask(config, 5, 6))
+
+
+def test_what_was_booked_when_the_process_died_counts(tmp_path: Path) -> None:
+    store = Store(tmp_path / "judge.sqlite")
+    asyncio.run(store.ledger.reserve(Cost(700, 0.25), JudgeBudgetConfig()))
+    store.close()
+    store = Store(tmp_path / "judge.sqlite")
+    assert store.ledger.spent == Spent(1, 700, 0.25)
+    with pytest.raises(BudgetExceeded, match="700 tokens are spent and the next request may take 301"):
+        asyncio.run(store.ledger.reserve(Cost(301, 0.0), JudgeBudgetConfig(tokens=1000)))
+    store.close()
+
+
+def test_a_retry_after_holds_all_requests(tmp_path: Path) -> None:
+    with HostileServer(fault_share=1.0, faults=("429",), retry_after="0.4") as server:
+        ask(judge_config(server.url, tmp_path, max_retries=0, concurrency=1), 1, 2)
+        assert server.log[1].at - server.log[0].at >= 0.4
+
+
+def test_redirects_are_not_followed(tmp_path: Path) -> None:
+    with HostileServer() as elsewhere, HostileServer(status=307, location=elsewhere.url) as server:
+        (error,) = ask(judge_config(server.url, tmp_path), 1)
+        assert isinstance(error, EndpointRefused) and "HTTP 307; check judge.endpoint" in str(error)
+        assert elsewhere.requests == []
+
+
+@pytest.mark.parametrize(("finish_reason", "requests"), [("stop", 3), ("length", 1)])
+def test_an_empty_answer_is_a_fault_unless_it_was_cut_by_its_limit(
+    tmp_path: Path, finish_reason: str, requests: int
+) -> None:
+    """Cut by max_tokens before its first visible word, the same request would be so again."""
+    with HostileServer(fault_share=1.0, faults=("empty",), finish_reason=finish_reason) as server:
+        (answer,) = ask(judge_config(server.url, tmp_path, max_retries=2), 1)
+        assert answer == "" if finish_reason == "length" else "empty or broken body" in str(answer)
+        assert len(server.requests) == requests

@@ -104,7 +104,7 @@ class JudgeClient:
                 raise CallFailed(f"{problem}; it asked to wait {asked:.0f} s, over max_wait_s={config.max_wait_s:g}")
             backoff = min(config.max_wait_s, config.backoff_s * 2.0**attempt)
             if attempt < config.max_retries:
-                await asyncio.sleep((asked or 0.0) + backoff * self._jitter.uniform(0.5, 1.0))
+                await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1.0))
         raise CallFailed(f"{problem} (the last of {config.max_retries + 1} requests)")
 
     async def _turn(self) -> None:
@@ -182,7 +182,7 @@ def _openai_client(config: JudgeConfig) -> Any:
     # On DEBUG they write whole requests, patients' texts with them.
     for name in ("openai", "httpx", "httpx2", "httpcore", "httpcore2"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    return openai.AsyncOpenAI(
+    client = openai.AsyncOpenAI(
         base_url=config.endpoint,
         api_key=key.strip(),
         max_retries=0,
@@ -190,6 +190,8 @@ def _openai_client(config: JudgeConfig) -> Any:
         # A redirect, or a proxy for an address of this machine, would take texts where nobody allowed them.
         http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not config.on_this_machine),
     )
+    _ = client.chat.completions  # its import takes a second that no request's time limit should pay
+    return client
 
 
 def _text_of(reply: Any) -> str | None:
