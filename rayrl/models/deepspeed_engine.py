@@ -108,7 +108,7 @@ class TrainEngine:
         """Adds the gradient of this rank's share of the minibatch's loss.
 
         The shares of all micro-batches and ranks SUM to the loss (they are divided by global counts); DeepSpeed
-        averages over both, so the loss is scaled back here.
+        averages over both, so the loss is scaled back here. A gradient whose norm isn't finite changes nothing.
         """
         self.engine.backward(loss * (self.engine.world_size * self.accumulation))
         if self.engine.is_gradient_accumulation_boundary():
@@ -116,6 +116,8 @@ class TrainEngine:
             if self._own_norm is not None and not math.isfinite(self._own_norm):
                 # As DeepSpeed does it where it keeps the norm: such a gradient changes nothing.
                 self.engine.zero_grad()
+                self.engine.micro_steps += 1
+                return
         self.engine.step()
 
     def _plain_norm(self) -> float | None:
