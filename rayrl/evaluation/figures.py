@@ -40,46 +40,46 @@ def training_plots(rows: Rows) -> list[Plot]:
             "KL from the reference",
             "How far the policy moved from its start, in nats a sequence, and the penalty's coefficient.",
             [
-                _panel(rows, "KL", {"KL a sequence": "kl/mean_per_sequence"}),
-                _panel(rows, "coefficient", {"coefficient": "kl/coef"}),
+                panel(rows, "KL", {"KL a sequence": "kl/mean_per_sequence"}),
+                panel(rows, "coefficient", {"coefficient": "kl/coef"}),
             ],
         ),
         Plot(
             "Answer length",
             "Tokens an answer, and the share of answers that closed with an end token.",
             [
-                _panel(rows, "tokens", {"mean": "length/mean", "longest": "length/max"}),
-                _panel(rows, "ended", {"ended": "length/ended_share"}, percent=True),
+                panel(rows, "tokens", {"mean": "length/mean", "longest": "length/max"}),
+                panel(rows, "ended", {"ended": "length/ended_share"}, percent=True),
             ],
         ),
         Plot(
             "Losses",
             "Clipped policy loss, value loss and the weighted supervised term (if on), averaged over a step's updates.",
             [
-                _panel(rows, "policy", {"policy": "loss/policy", "supervised": "loss/ptx"}),
-                _panel(rows, "value", {"value": "loss/value"}),
+                panel(rows, "policy", {"policy": "loss/policy", "supervised": "loss/ptx"}),
+                panel(rows, "value", {"value": "loss/value"}),
             ],
         ),
         Plot(
             "Engine against trainer",
             "Mean absolute gap between the log-probabilities of the engine that sampled and of the trainer, in nats.",
-            [_panel(rows, "gap", {"log-probability gap": "engine/logprob_gap"})],
+            [panel(rows, "gap", {"log-probability gap": "engine/logprob_gap"})],
             tall=True,
         ),
         Plot(
             "Policy updates",
             "Share of tokens whose ratio was clipped, and the approximate KL to the policy that sampled.",
             [
-                _panel(rows, "clipped", {"clip fraction": "policy/clip_fraction"}),
-                _panel(rows, "KL", {"KL of the update": "policy/approx_kl"}),
+                panel(rows, "clipped", {"clip fraction": "policy/clip_fraction"}),
+                panel(rows, "KL", {"KL of the update": "policy/approx_kl"}),
             ],
         ),
         Plot(
             "Entropy and critic",
             "Entropy of the policy a token, and the share of the returns' variance that the critic explains.",
             [
-                _panel(rows, "entropy", {"entropy": "policy/entropy"}),
-                _panel(rows, "explained", {"explained variance": "value/explained_variance"}),
+                panel(rows, "entropy", {"entropy": "policy/entropy"}),
+                panel(rows, "explained", {"explained variance": "value/explained_variance"}),
             ],
         ),
     ]
@@ -100,13 +100,13 @@ def machine_plots(rows: Rows) -> list[Plot]:
         Plot(
             "Busy share by role",
             "Share of each step in which a role's actors were working.",
-            [_panel(rows, "busy", {role: f"busy/{role}" for role in roles}, percent=True)],
+            [panel(rows, "busy", {role: f"busy/{role}" for role in roles}, percent=True)],
         ),
     ]
 
 
 def _score_plot(name: str, title: str, rows: Rows, evaluations: Evaluations) -> Plot:
-    train = _panel(rows, "score", {"training prompts": f"score/{name}"}).series
+    train = panel(rows, "score", {"training prompts": f"score/{name}"}).series
     points = _evaluated(name, rows, evaluations)
     heldout = []
     if points:
@@ -134,7 +134,8 @@ def _evaluated(name: str, rows: Rows, evaluations: Evaluations) -> dict[int, Est
     return dict(sorted(points.items()))
 
 
-def _panel(rows: Rows, label: str, keys: Mapping[str, str], percent: bool = False) -> Panel:
+def panel(rows: Rows, label: str, keys: Mapping[str, str], percent: bool = False) -> Panel:
+    """A line for each name whose metric some row has. `keys`: name -> metric."""
     lines = [Series(name, *_column(rows, key)) for name, key in keys.items()]
     return Panel(label, [series for series in lines if series.x], percent=percent)
 

@@ -53,18 +53,15 @@ def render_report(folder: Path) -> str:
     """The page's HTML."""
     rows = read_rows(folder / "metrics.jsonl")
     evaluations = _read_evaluations(folder / "evaluation")
-    summary = _read_summary(folder / "summary.json")
-    config = _read_config(folder / "config.yaml")
+    summary = read_summary(folder / "summary.json")
+    config = read_config(folder / "config.yaml")
     sections = [
         ("Scores", score_plots(rows, evaluations)),
         ("Training", training_plots(rows)),
         ("Machine", machine_plots(rows)),
     ]
     pairs, prompts = compare_samples(evaluations)
-    environment = Environment(
-        loader=PackageLoader("rayrl", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.lstrip_blocks = True
+    environment = page_environment()
     environment.globals |= {"format_number": format_number, "format_interval": format_interval, "is_clear": is_clear}
     return environment.get_template("report.html.j2").render(
         name=folder.resolve().name,
@@ -73,13 +70,24 @@ def render_report(folder: Path) -> str:
         tiles=_tiles(summary, rows),
         summary=summary,
         summary_rows=summary_rows(summary) if summary else [],
-        sections=[(title, [_shown(plot, f"{title}{i}") for i, plot in enumerate(plots)]) for title, plots in sections],
+        sections=[(title, [shown(plot, f"{title}{i}") for i, plot in enumerate(plots)]) for title, plots in sections],
         pairs=pairs,
         num_prompts=prompts,
         evaluated_steps=sorted(evaluations),
         timeline=samples_over_time(read_samples(folder / "samples.jsonl")),
         roles=ROLES,
-        config=_config_lines(config),
+        config=config_lines(config),
+    )
+
+
+def page_environment() -> Environment:
+    """Templates of pages: every value is escaped, and one that isn't given is an error."""
+    return Environment(
+        loader=PackageLoader("rayrl", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
 
 
@@ -151,11 +159,12 @@ def _read_evaluations(folder: Path) -> Evaluations:
     return {step: samples for step, samples in read.items() if samples}
 
 
-def _read_summary(path: Path) -> dict[str, Any] | None:
+def read_summary(path: Path) -> dict[str, Any] | None:
+    """The run's summary.json; None where there is none yet."""
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
     """The resolved config with its secrets masked; empty where there is no file."""
     config = yaml.safe_load(path.read_text(encoding="utf-8")) if path.exists() else None
     return dict(masked(config or {}))
@@ -206,11 +215,12 @@ def _before(row: Mapping[str, Any]) -> str:
     return format_number(row["before"]["mean"], row["unit"])
 
 
-def _shown(plot: Plot, prefix: str) -> dict[str, Any]:
+def shown(plot: Plot, prefix: str) -> dict[str, Any]:
+    """What a template shows of a plot; `prefix` keeps its ids apart from those of the page's other plots."""
     return {"plot": plot, "svg": None if plot.empty else draw(plot, prefix.lower())}
 
 
-def _config_lines(config: Mapping[str, Any]) -> list[tuple[str, str]]:
+def config_lines(config: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The config as YAML, each line split into its key and the rest."""
     if not config:
         return []

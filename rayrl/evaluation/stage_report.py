@@ -1,6 +1,7 @@
-"""One self-contained HTML page for a stage: a headline, facts, tiles, tables and plots, under the run report's style.
+"""A stage's report.html: one self-contained page of a headline, numbers, tables, plots and the configuration.
 
-A stage says what is on its page (`Page`); texts are escaped, nothing is fetched and no script runs.
+What stands on it is the stage's business (sft_report.py); how it looks is the template's (assets/stage_report.html.j2).
+Texts are escaped, nothing is fetched and no script runs.
 """
 
 from __future__ import annotations
@@ -8,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from rayrl.evaluation.plots import Plot, draw
+from rayrl.evaluation.plots import Plot
+from rayrl.evaluation.report import config_lines, page_environment, read_config, shown
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,7 @@ class Table:
     """Rows of cells under a header; the first cell of a row names it."""
 
     title: str
-    note: str
+    caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
 
@@ -30,36 +29,34 @@ class Page:
     """What a stage's page shows, from the top."""
 
     kind: str
-    """What it is a report of. Example: "reward model" """
-    name: str
+    """What it is a report of. Example: "fine-tuning" """
     headline: str
-    tone: str
-    """`good`, `bad` or `open`."""
     detail: str
+    tone: str = "open"
+    """`good`, `bad` or `open`: how the headline is marked."""
     facts: Sequence[tuple[str, str]] = ()
     tiles: Sequence[tuple[str, str, str]] = ()
     """Label, value, note."""
     tables: Sequence[Table] = ()
-    plots: Sequence[Plot] = ()
-    config: str = ""
-    """The resolved configuration as YAML."""
+    sections: Sequence[tuple[str, Sequence[Plot]]] = ()
+    """Title and plots of each."""
 
 
-def write_page(path: Path, page: Page) -> None:
-    """Writes the page, whole or not at all."""
-    beside = path.with_name(path.name + ".new")
-    beside.write_text(render_page(page), encoding="utf-8", errors="replace")
+def write_page(folder: Path, page: Page) -> Path:
+    """Writes `folder`/report.html, whole or not at all, with the folder's config.yaml at its end; returns its path."""
+    path = folder / "report.html"
+    beside = folder / "report.html.new"
+    beside.write_text(render_page(folder, page), encoding="utf-8", errors="replace")
     beside.replace(path)
+    return path
 
 
-def render_page(page: Page) -> str:
+def render_page(folder: Path, page: Page) -> str:
     """The page's HTML."""
-    environment = Environment(
-        loader=PackageLoader("rayrl", "assets"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.lstrip_blocks = True
-    figures: list[dict[str, Any]] = [
-        {"plot": plot, "svg": None if plot.empty else draw(plot, f"plot{number}")}
-        for number, plot in enumerate(page.plots)
+    sections = [
+        (title, [shown(plot, f"section{number}-{i}") for i, plot in enumerate(plots)])
+        for number, (title, plots) in enumerate(page.sections)
     ]
-    return environment.get_template("stage_report.html.j2").render(page=page, figures=figures)
+    template = page_environment().get_template("stage_report.html.j2")
+    config = config_lines(read_config(folder / "config.yaml"))
+    return template.render(name=folder.resolve().name, page=page, sections=sections, config=config)

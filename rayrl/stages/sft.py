@@ -1,0 +1,163 @@
+"""`rayrl sft`: supervised fine-tuning, or continued pre-training, on Ray Train and DeepSpeed.
+
+    config.yaml, metrics.jsonl, rejected.jsonl, used.jsonl
+    checkpoints/step-NNNNNN/   the best and the newest, to resume from
+    model/                     the best checkpoint as a Hugging Face folder with its tokenizer, LoRA merged in
+    summary.json, report.html, manifest.json
+
+The same command again resumes; a finished run does nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from rayrl.config.load import dump, load
+from rayrl.config.sft import SFTConfig
+from rayrl.data.examples import Examples
+from rayrl.data.lock import LOCK, only_run
+from rayrl.data.stage_folder import StageFolder
+from rayrl.errors import UserError
+from rayrl.evaluation.sft_report import write_sft_report
+from rayrl.models.builtin import resolve_model
+from rayrl.models.loading import check_blocks, model_config
+from rayrl.stages.sft_data import DATA, DataCounts, prepare, sft_tokenizer
+from rayrl.tracking.rows import read_rows
+
+logger = logging.getLogger(__name__)
+
+SAY_EVERY_S = 5.0
+
+
+def main(config_path: str) -> None:
+    """Runs or resumes the stage. Raises UserError for bad input, RunError for a run that failed."""
+    config = load(SFTConfig, config_path)
+    sources = [source.path for source in (*config.data.sources, *config.data.validation)]
+    stage = StageFolder(config, config.output_dir, [config.model.model, *sources], in_place=True)
+    if stage.done:
+        logger.info("%s is done: nothing to train", stage.path)
+        return
+    model_path = resolve_model(config.model.model)
+    _check_model(config, model_path)
+    tokenizer = sft_tokenizer(config, model_path)
+    folder = stage.begin()
+    with only_run(folder):
+        (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
+        counts = prepare(config, tokenizer, folder)
+        steps = _steps(config, folder)
+        logger.info(
+            "%d examples (%d tokens, %d in the loss) in %d steps; %d validated on; %d rows left out, %d cut",
+            sum(counts.train.values()),
+            counts.train_tokens,
+            counts.loss_tokens,
+            steps,
+            sum(counts.validation.values()),
+            sum(counts.dropped.values()),
+            counts.conversations_cut,
+        )
+        _train(config, folder, model_path, steps)
+        summary = _summary(config, folder, counts, steps)
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        write_sft_report(folder)
+        shutil.rmtree(folder / DATA)
+        (folder / LOCK).unlink()
+        taken = sum(counts.train.values()) + sum(counts.validation.values())
+        stage.publish({"in": counts.rows, "out": taken, "dropped": counts.dropped}, config.seed)
+    logger.info("%s: %s", folder, summary["headline"])
+
+
+def _check_model(config: SFTConfig, model_path: str) -> None:
+    """What can be wrong with the model's shape, before anything starts."""
+    if config.model.train.mode == "last_n":
+        check_blocks(model_path, config.model.train, "model.train")
+    window = getattr(model_config(model_path).get_text_config(), "max_position_embeddings", None)
+    if window is not None and config.data.max_tokens > window:
+        raise UserError(
+            f"data.max_tokens is {config.data.max_tokens}, more than the {window} positions of {model_path}: lower it"
+        )
+
+
+def _steps(config: SFTConfig, folder: Path) -> int:
+    from rayrl.stages.sft_worker import plan_of
+
+    return plan_of(config, Examples.load(folder / DATA / "train")).steps
+
+
+def _train(config: SFTConfig, folder: Path, model_path: str, steps: int) -> None:
+    from cluster.session import connect
+    from rayrl.stages.sft_worker import loop
+    from rayrl.stages.train_workers import run_workers, watch
+
+    settings = {"config": config.model_dump(mode="json"), "folder": str(folder), "model_path": model_path}
+    with (
+        connect(config.ray.address, object_store_mb=config.ray.object_store_mb),
+        watch(folder / "metrics.jsonl", _Progress(steps)),
+    ):
+        run_workers(
+            loop,
+            settings,
+            config.model,
+            config.ray,
+            collective_timeout_s=config.collective_timeout_s,
+            max_failures=config.max_failures,
+        )
+
+
+class _Progress:
+    """One line a step on the console, at most every few seconds; validations always."""
+
+    def __init__(self, steps: int) -> None:
+        self._steps, self._said = steps, -SAY_EVERY_S
+
+    def __call__(self, row: dict[str, Any]) -> None:
+        validated = "validation/loss" in row
+        if not validated and time.monotonic() - self._said < SAY_EVERY_S:
+            return
+        self._said = time.monotonic()
+        parts = [f"step {row['step'] + 1}/{self._steps}"]
+        for key, name in (("loss/train", "loss"), ("validation/loss", "validation"), ("probe/accuracy", "probe")):
+            if key in row:
+                parts.append(f"{name} {row[key]:.3f}")
+        parts.append(f"{row['time/tokens_per_second']:.0f} tokens/s")
+        print("  ".join(parts), file=sys.stdout, flush=True)
+
+
+def _summary(config: SFTConfig, folder: Path, counts: DataCounts, steps: int) -> dict[str, Any]:
+    from rayrl.stages.sft_worker import OUTCOME
+
+    outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
+    (folder / OUTCOME).unlink()
+    rows = read_rows(folder / "metrics.jsonl")
+    best = next((row for row in rows if row["step"] + 1 == outcome["best_step"]), {})
+    start = outcome["start"]
+    speeds = sorted(row["time/tokens_per_second"] for row in rows)
+    before, after = start.get("validation/loss"), best.get("validation/loss")
+    headline = f"{outcome['step']} of {steps} steps"
+    if before is not None and after is not None:
+        headline += f", validation loss {before:.3f} → {after:.3f}"
+    if outcome["stopped"]:
+        headline += f"; stopped: {outcome['stopped']}"
+    return {
+        "headline": headline,
+        "objective": config.objective,
+        "steps": outcome["step"],
+        "planned_steps": steps,
+        "best_step": outcome["best_step"],
+        "stopped": outcome["stopped"],
+        "validation_loss": {"before": before, "after": after},
+        "probe_accuracy": {"before": start.get("probe/accuracy"), "after": best.get("probe/accuracy")},
+        "tokens": sum(row["tokens"] for row in rows),
+        "tokens_per_second": speeds[len(speeds) // 2] if speeds else None,
+        "examples": {"train": counts.train, "validation": counts.validation},
+        "rows": counts.rows,
+        "dropped": counts.dropped,
+        "conversations_cut": counts.conversations_cut,
+        "turns_cut": counts.turns_cut,
+        "explosions": sum(row.get("guard/exploded", 0) + row.get("guard/skipped", 0) for row in rows),
+    }

@@ -1,0 +1,250 @@
+"""Fine-tuning runs, all but Ray: data, loop, checkpoints, a real kill, early ends, what is left on disk.
+
+The command itself, with Ray Train and two ranks, is in test_sft_end_to_end.py.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from rayrl.config.load import load
+from rayrl.config.sft import SFTConfig
+from rayrl.data.examples import Examples
+from rayrl.data.used import read_used
+from rayrl.errors import RunError, UserError
+from rayrl.models.builtin import resolve_model
+from rayrl.stages.sft_data import DATA, DataCounts, held_out, prepare, sft_tokenizer
+from rayrl.stages.sft_worker import Trainer
+from rayrl.tracking.rows import is_timing, read_rows
+
+QUESTIONS = ["My head hurts.", "我头痛三天了。", "Is my fever high?", "Can I take two tablets?"]
+ANSWERS = ["How long have you had the pain?", "请问有没有发热？", "Please see a doctor today.", "Rest and drink water."]
+
+
+def write_rows(path: Path, count: int, start: int = 0) -> Path:
+    rows = [
+        {
+            "id": f"row-{i}",
+            "messages": [
+                {"role": "user", "content": f"{QUESTIONS[i % 4]} Case {i}."},
+                {"role": "assistant", "content": f"{ANSWERS[(i // 4) % 4]} {i}"},
+            ],
+        }
+        for i in range(start, start + count)
+    ]
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def config_of(folder: Path, **keys: Any) -> SFTConfig:
+    """Twelve optimizer steps or fewer on 60 short rows."""
+    data = keys.pop("data", {})
+    rows = write_rows(folder / "rows.jsonl", 60)
+    values: dict[str, Any] = {
+        "output_dir": str(folder / "run"),
+        "batch_size": 2,
+        "max_steps": 6,
+        "epochs": 4,
+        "model": {"model": "tiny-random", "dtype": "fp32", "micro_batch_size": 1, "optimizer": {"lr": 2e-3}},
+        "data": {
+            "sources": [{"name": "rows", "path": str(rows)}],
+            "max_tokens": 160,
+            "validation_fraction": 0.2,
+            **data,
+        },
+        "validation": {"every": 3},
+        "probe": {"questions": None},
+        "loggers": [],
+        **keys,
+    }
+    path = folder / "config.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return load(SFTConfig, str(path))
+
+
+def prepared(config: SFTConfig) -> DataCounts:
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    return prepare(config, sft_tokenizer(config, resolve_model("tiny-random")), folder)
+
+
+def train(config: SFTConfig) -> dict[str, Any]:
+    """Runs one rank in this process; what it says at the end."""
+    folder = Path(config.output_dir)
+    prepared(config)
+    Trainer(config, folder, resolve_model("tiny-random"), 0, 1).run()
+    outcome: dict[str, Any] = json.loads((folder / "outcome.json").read_text())
+    return outcome
+
+
+def learning_rows(folder: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what measures the machine."""
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows]
+
+
+def test_data_is_split_by_what_is_said(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    counts = prepared(config)
+    assert counts.rows == 60
+    assert counts.train["rows"] + counts.validation["rows"] == 60
+    assert 4 <= counts.validation["rows"] <= 20
+    folder = Path(config.output_dir)
+    assert len(Examples.load(folder / DATA / "train")) == counts.train["rows"]
+    assert len(read_used(folder)) == counts.train["rows"]
+    # More rows move none from one side to the other.
+    more = config_of(tmp_path, output_dir=str(tmp_path / "more"))
+    write_rows(tmp_path / "rows.jsonl", 90)
+    again = prepared(more)
+    assert read_used(folder) <= read_used(Path(more.output_dir))
+    assert again.train["rows"] > counts.train["rows"]
+
+
+def test_the_held_out_share_follows_the_hash() -> None:
+    assert held_out("0" * 64, 0.001)
+    assert not held_out("f" * 64, 0.999)
+    assert held_out("7fffffffffffff", 0.5) and not held_out("80000000000000", 0.5)
+
+
+def test_rows_that_dont_fit_are_counted(tmp_path: Path) -> None:
+    config = config_of(tmp_path, data={"max_tokens": 80, "max_rejected_fraction": 0.1})
+    path = tmp_path / "rows.jsonl"
+    long = {"messages": [{"role": "user", "content": "x " * 200}, {"role": "assistant", "content": "y"}]}
+    turns = [{"role": role, "content": "word " * 8} for role in ("user", "assistant") * 6]
+    with path.open("a") as file:
+        file.write(json.dumps(long) + "\n" + json.dumps({"messages": turns}) + "\n{broken\n")
+    counts = prepared(config)
+    assert counts.rows == 63
+    assert sum(counts.dropped.values()) == 2
+    assert any(reason.startswith("up to its first answer the conversation has N tokens") for reason in counts.dropped)
+    assert (counts.conversations_cut, counts.turns_cut > 0) == (1, True)
+    rejected = read_rows(Path(config.output_dir) / "rejected.jsonl")
+    assert {row["line"] for row in rejected} == {61, 63}
+
+
+def test_validation_rows_that_are_trained_on_are_refused(tmp_path: Path) -> None:
+    same = write_rows(tmp_path / "held.jsonl", 5, start=57)
+    config = config_of(tmp_path, data={"validation": [{"name": "held", "path": str(same)}]})
+    with pytest.raises(UserError, match=r"3 rows of data\.validation are also trained on"):
+        prepared(config)
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_run_learns_and_leaves_the_best_checkpoint(tmp_path: Path) -> None:
+    config = config_of(tmp_path)
+    outcome = train(config)
+    folder = Path(config.output_dir)
+    rows = read_rows(folder / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(6))
+    assert [row["step"] for row in rows if "validation/loss" in row] == [2, 5]
+    losses = {row["step"] + 1: row["validation/loss"] for row in rows if "validation/loss" in row}
+    assert outcome["best_step"] == min(losses, key=lambda step: losses[step])
+    assert min(losses.values()) < outcome["start"]["validation/loss"]
+    assert all(row["share/rows"] == pytest.approx(1.0) for row in rows)
+    assert {path.name for path in (folder / "checkpoints").iterdir()} <= {"step-000003", "step-000006"}
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(folder / "model")
+    assert AutoTokenizer.from_pretrained(folder / "model").chat_template
+    assert model.config._attn_implementation == "sdpa"
+    assert "rayrl" not in (folder / "model" / "config.json").read_text()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_no_better_loss_stops_and_the_best_is_kept(tmp_path: Path) -> None:
+    """A rate so high that the loss only rises after the first validation."""
+    model = {"model": "tiny-random", "dtype": "fp32", "optimizer": {"lr": 2e-3}}
+    config = config_of(
+        tmp_path,
+        model=model,
+        max_steps=12,
+        validation={"every": 1, "patience": 2, "min_improvement": 5.0},
+    )
+    outcome = train(config)
+    assert outcome["step"] == 3 and outcome["best_step"] == 1
+    assert outcome["stopped"] == "no better validation loss in 2 validations"
+    first = tmp_path / "first"
+    first.mkdir()
+    # The rate is constant, so one step alone leaves the same model.
+    train(config_of(first, model=model, max_steps=1, validation={"every": 1}))
+    ours, theirs = (load_file(path / "run" / "model" / "model.safetensors") for path in (tmp_path, first))
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_model_that_forgets_is_stopped(tmp_path: Path) -> None:
+    """The probe asks what the random model happens to answer right; a violent rate loses it."""
+    probe = tmp_path / "probe.jsonl"
+    options = ["Paris", "Madrid", "Vienna", "a fish", "honey", "the Black Sea"]
+    rows = [
+        {"question": f"Question {i}?", "right": a, "wrong": [b]}
+        for i, a in enumerate(options)
+        for b in options
+        if a != b
+    ]
+    probe.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = config_of(
+        tmp_path,
+        model={"model": "tiny-random", "dtype": "fp32", "optimizer": {"lr": 0.3, "max_grad_norm": 100}},
+        validation={"every": 1},
+        probe={"questions": str(probe), "max_fall": 0.01},
+        guard={"factor": None},
+    )
+    # Every pair is asked both ways, so a model that ignores the question gets half of them right.
+    folder = Path(config.output_dir)
+    prepared(config)
+    trainer = Trainer(config, folder, resolve_model("tiny-random"), 0, 1)
+    trainer._state.start = {"probe/accuracy": 1.0, "validation/loss": 9.0}
+    values = trainer._evaluate()
+    assert values["probe/accuracy"] == pytest.approx(0.5, abs=0.2)
+    trainer._judge(values)
+    assert trainer._state.stopped is not None and "general ability fell from 100% to" in trainer._state.stopped
+    with pytest.raises(RunError, match="no checkpoint is worth keeping: general ability fell"):
+        trainer._export()
+
+
+def start(config_path: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, str(Path(__file__).parent / "sft_process.py"), str(config_path)]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
+    """SIGKILL in the middle, after a checkpoint; LoRA with dropout, so that random numbers matter too."""
+    folders = [tmp_path / name for name in ("whole", "killed")]
+    for folder in folders:
+        folder.mkdir()
+        model = {
+            "model": "tiny-random",
+            "dtype": "bf16",
+            "optimizer": {"lr": 2e-3, "schedule": "cosine", "warmup_steps": 2},
+            "train": {"mode": "lora", "lora_dropout": 0.1},
+        }
+        config_of(folder, model=model, max_steps=14, validation={"every": 4}, checkpoint={"every": 2})
+    whole = start(folders[0] / "config.yaml")
+    killed = start(folders[1] / "config.yaml")
+    metrics = folders[1] / "run" / "metrics.jsonl"
+    deadline = time.monotonic() + 90
+    while len(read_rows(metrics)) < 7:
+        assert time.monotonic() < deadline and killed.poll() is None, killed.stderr and killed.stderr.read()
+        time.sleep(0.002)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    assert not (folders[1] / "run" / "model").exists()
+    again = start(folders[1] / "config.yaml")
+    for process in (whole, again):
+        _, error = process.communicate(timeout=120)
+        assert process.returncode == 0, error.decode()[-3000:]
+    ours, theirs = (load_file(folder / "run" / "model" / "model.safetensors") for folder in folders)
+    assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+    assert learning_rows(folders[0] / "run") == learning_rows(folders[1] / "run")
