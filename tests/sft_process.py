@@ -1,4 +1,7 @@
-"""`rayrl sft` without Ray: data and one rank in this process. `python sft_process.py CONFIG.yaml`; a test kills it."""
+"""`rayrl sft` without Ray: one rank in this process, `python sft_process.py RANK WORLD PORT CONFIG.yaml ...`.
+
+Runs the configurations one after the other; a test may kill it. Rank 0 prepares the data.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +9,30 @@ import sys
 from pathlib import Path
 
 import torch
-from learner_cases import free_port
 
 from rayrl.config.load import load
 from rayrl.config.sft import SFTConfig
 from rayrl.models.builtin import resolve_model
 from rayrl.models.deepspeed_engine import init_distributed
-from rayrl.stages.sft_data import prepare, sft_tokenizer
+from rayrl.stages.sft_data import read_counts, read_data, sft_tokenizer
 from rayrl.stages.sft_worker import Trainer
 
 
 def main() -> None:
     """See the module's docstring."""
+    rank, world, port = (int(text) for text in sys.argv[1:4])
     torch.set_num_threads(1)
-    config = load(SFTConfig, sys.argv[1])
-    folder = Path(config.output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = resolve_model(config.model.model)
-    prepare(config, sft_tokenizer(config, model), folder)
-    init_distributed(0, 1, "127.0.0.1", free_port(), timeout_s=60)
-    Trainer(config, folder, model, 0, 1).run()
+    init_distributed(rank, world, "127.0.0.1", port, timeout_s=60)
+    for path in sys.argv[4:]:
+        config = load(SFTConfig, path)
+        folder = Path(config.output_dir)
+        model = resolve_model(config.model.model)
+        if rank == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            if read_counts(folder) is None:
+                read_data(config, sft_tokenizer(config, model)).write(folder)
+        torch.distributed.barrier()
+        Trainer(config, folder, model, rank, world).run()
 
 
 if __name__ == "__main__":

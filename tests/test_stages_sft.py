@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from learner_cases import free_port
 from safetensors.torch import load_file
 
 from rayrl.config.load import load
@@ -24,7 +25,7 @@ from rayrl.data.examples import Examples
 from rayrl.data.used import read_used
 from rayrl.errors import RunError, UserError
 from rayrl.models.builtin import resolve_model
-from rayrl.stages.sft_data import DATA, DataCounts, held_out, prepare, sft_tokenizer
+from rayrl.stages.sft_data import DATA, DataCounts, held_out, read_data, sft_tokenizer
 from rayrl.stages.sft_worker import Trainer
 from rayrl.tracking.rows import is_timing, read_rows
 
@@ -76,7 +77,7 @@ def config_of(folder: Path, **keys: Any) -> SFTConfig:
 def prepared(config: SFTConfig) -> DataCounts:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return prepare(config, sft_tokenizer(config, resolve_model("tiny-random")), folder)
+    return read_data(config, sft_tokenizer(config, resolve_model("tiny-random"))).write(folder)
 
 
 def train(config: SFTConfig) -> dict[str, Any]:
@@ -214,9 +215,24 @@ def test_a_model_that_forgets_is_stopped(tmp_path: Path) -> None:
         trainer._export()
 
 
-def start(config_path: Path) -> subprocess.Popen[bytes]:
-    command = [sys.executable, str(Path(__file__).parent / "sft_process.py"), str(config_path)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+def start(*configs: Path, world: int = 1) -> list[subprocess.Popen[bytes]]:
+    """The ranks of one or more runs, one run after the other."""
+    program, port = str(Path(__file__).parent / "sft_process.py"), str(free_port())
+    paths = [str(path) for path in configs]
+    return [
+        subprocess.Popen(
+            [sys.executable, program, str(rank), str(world), port, *paths],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        for rank in range(world)
+    ]
+
+
+def finish(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        _, error = process.communicate(timeout=180)
+        assert process.returncode == 0, error.decode()[-3000:]
 
 
 def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
@@ -232,7 +248,7 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
         }
         config_of(folder, model=model, max_steps=14, validation={"every": 4}, checkpoint={"every": 2})
     whole = start(folders[0] / "config.yaml")
-    killed = start(folders[1] / "config.yaml")
+    (killed,) = start(folders[1] / "config.yaml")
     metrics = folders[1] / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 90
     while len(read_rows(metrics)) < 7:
@@ -241,10 +257,38 @@ def test_a_killed_run_ends_as_an_unbroken_one(tmp_path: Path) -> None:
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (folders[1] / "run" / "model").exists()
-    again = start(folders[1] / "config.yaml")
-    for process in (whole, again):
-        _, error = process.communicate(timeout=120)
-        assert process.returncode == 0, error.decode()[-3000:]
+    finish(whole + start(folders[1] / "config.yaml"))
     ours, theirs = (load_file(folder / "run" / "model" / "model.safetensors") for folder in folders)
     assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
     assert learning_rows(folders[0] / "run") == learning_rows(folders[1] / "run")
+
+
+RANKS = {
+    "zero0": {"zero_stage": 0},
+    "zero2": {"zero_stage": 2},
+    "zero3": {"zero_stage": 3},
+    "padded": {"zero_stage": 2, "micro_batch_size": 2},
+    "lora": {"zero_stage": 2, "train": {"mode": "lora"}},
+}
+
+
+def test_two_uneven_ranks_train_as_one(tmp_path: Path) -> None:
+    """Three rows a step over two ranks in micro-batches of one: counts differ, and one rank runs a row for nothing."""
+    paths: dict[tuple[str, int], Path] = {}
+    for name, keys in RANKS.items():
+        for world in (1, 2):
+            folder = tmp_path / f"{name}-{world}"
+            folder.mkdir()
+            model = {"model": "tiny-random", "dtype": "fp32", "micro_batch_size": 1, "optimizer": {"lr": 1e-3}, **keys}
+            config_of(folder, batch_size=3, max_steps=3, model=model, data={"packing": name != "padded"})
+            paths[name, world] = folder
+    configs = [[paths[name, world] / "config.yaml" for name in RANKS] for world in (1, 2)]
+    finish(start(*configs[0]) + start(*configs[1], world=2))
+    for name in RANKS:
+        one, two = (load_file(paths[name, world] / "run" / "model" / "model.safetensors") for world in (1, 2))
+        for key, tensor in one.items():
+            distance = (two[key].double() - tensor.double()).norm() / tensor.double().norm()
+            assert distance <= 1e-5, (name, key, distance.item())
+        ours, theirs = (learning_rows(paths[name, world] / "run") for world in (2, 1))
+        for got, want in zip(ours, theirs, strict=True):
+            assert got == pytest.approx(want, rel=1e-3, abs=1e-5), name

@@ -11,26 +11,29 @@ The same command again resumes; a finished run does nothing.
 from __future__ import annotations
 
 import json
-import logging
 import shutil
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.text import Text
+
+from cluster.session import connect
 from rayrl.config.load import dump, load
 from rayrl.config.sft import SFTConfig
 from rayrl.data.examples import Examples
-from rayrl.data.lock import LOCK, only_run
+from rayrl.data.lock import only_run
 from rayrl.data.stage_folder import StageFolder
 from rayrl.errors import UserError
 from rayrl.evaluation.sft_report import write_sft_report
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import check_blocks, model_config
-from rayrl.stages.sft_data import DATA, DataCounts, prepare, sft_tokenizer
+from rayrl.stages.sft_data import DATA, DataCounts, read_counts, read_data, sft_tokenizer
+from rayrl.stages.sft_probe import Probe
+from rayrl.stages.sft_worker import MODEL, OUTCOME, loop, plan_of
+from rayrl.stages.train_workers import check_fits_here, run_workers, watch
 from rayrl.tracking.rows import read_rows
-
-logger = logging.getLogger(__name__)
 
 SAY_EVERY_S = 5.0
 
@@ -38,38 +41,34 @@ SAY_EVERY_S = 5.0
 def main(config_path: str) -> None:
     """Runs or resumes the stage. Raises UserError for bad input, RunError for a run that failed."""
     config = load(SFTConfig, config_path)
+    console = Console()
     sources = [source.path for source in (*config.data.sources, *config.data.validation)]
     stage = StageFolder(config, config.output_dir, [config.model.model, *sources], in_place=True)
     if stage.done:
-        logger.info("%s is done: nothing to train", stage.path)
+        console.print(f"{stage.path} is done: nothing to train", soft_wrap=True)
         return
+    check_fits_here(config.model, config.ray, "sft")
     model_path = resolve_model(config.model.model)
     _check_model(config, model_path)
     tokenizer = sft_tokenizer(config, model_path)
+    Probe.load(config.probe, tokenizer, config.objective == "chat")  # its errors before anything starts
+    data = None if read_counts(stage.path) else read_data(config, tokenizer)
     folder = stage.begin()
     with only_run(folder):
         (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-        counts = prepare(config, tokenizer, folder)
-        steps = _steps(config, folder)
-        logger.info(
-            "%d examples (%d tokens, %d in the loss) in %d steps; %d validated on; %d rows left out, %d cut",
-            sum(counts.train.values()),
-            counts.train_tokens,
-            counts.loss_tokens,
-            steps,
-            sum(counts.validation.values()),
-            sum(counts.dropped.values()),
-            counts.conversations_cut,
-        )
-        _train(config, folder, model_path, steps)
+        counts = data.write(folder) if data is not None else read_counts(folder)
+        assert counts is not None
+        steps = plan_of(config, Examples.load(folder / DATA / "train")).steps
+        _say_data(counts, steps, console)
+        _train(config, folder, model_path, steps, console)
         summary = _summary(config, folder, counts, steps)
         (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
         write_sft_report(folder)
         shutil.rmtree(folder / DATA)
-        (folder / LOCK).unlink()
         taken = sum(counts.train.values()) + sum(counts.validation.values())
         stage.publish({"in": counts.rows, "out": taken, "dropped": counts.dropped}, config.seed)
-    logger.info("%s: %s", folder, summary["headline"])
+    console.print(summary["headline"], soft_wrap=True)
+    console.print(f"model: {folder / MODEL}; report: {folder / 'report.html'}", soft_wrap=True)
 
 
 def _check_model(config: SFTConfig, model_path: str) -> None:
@@ -83,21 +82,23 @@ def _check_model(config: SFTConfig, model_path: str) -> None:
         )
 
 
-def _steps(config: SFTConfig, folder: Path) -> int:
-    from rayrl.stages.sft_worker import plan_of
+def _say_data(counts: DataCounts, steps: int, console: Console) -> None:
+    console.print(
+        f"{sum(counts.train.values())} examples to train on in {steps} steps ({counts.train_tokens} tokens an epoch at "
+        f"weight 1, {counts.loss_tokens} of them counted), {sum(counts.validation.values())} to validate",
+        soft_wrap=True,
+    )
+    if counts.conversations_cut:
+        console.print(f"{counts.conversations_cut} conversations were too long and lost {counts.turns_cut} answers")
+    for reason, number in counts.dropped.items():
+        console.print(f"left out: {number}, {reason}", soft_wrap=True, markup=False)
 
-    return plan_of(config, Examples.load(folder / DATA / "train")).steps
 
-
-def _train(config: SFTConfig, folder: Path, model_path: str, steps: int) -> None:
-    from cluster.session import connect
-    from rayrl.stages.sft_worker import loop
-    from rayrl.stages.train_workers import run_workers, watch
-
+def _train(config: SFTConfig, folder: Path, model_path: str, steps: int, console: Console) -> None:
     settings = {"config": config.model_dump(mode="json"), "folder": str(folder), "model_path": model_path}
     with (
         connect(config.ray.address, object_store_mb=config.ray.object_store_mb),
-        watch(folder / "metrics.jsonl", _Progress(steps)),
+        watch(folder / "metrics.jsonl", _Progress(steps, console)),
     ):
         run_workers(
             loop,
@@ -110,27 +111,25 @@ def _train(config: SFTConfig, folder: Path, model_path: str, steps: int) -> None
 
 
 class _Progress:
-    """One line a step on the console, at most every few seconds; validations always."""
+    """One line a step on the console, at most every few seconds; validations and the last always."""
 
-    def __init__(self, steps: int) -> None:
-        self._steps, self._said = steps, -SAY_EVERY_S
+    def __init__(self, steps: int, console: Console) -> None:
+        self._steps, self._console, self._said = steps, console, -SAY_EVERY_S
 
     def __call__(self, row: dict[str, Any]) -> None:
-        validated = "validation/loss" in row
-        if not validated and time.monotonic() - self._said < SAY_EVERY_S:
+        done, now = row["step"] + 1, time.monotonic()
+        if "validation/loss" not in row and done < self._steps and now - self._said < SAY_EVERY_S:
             return
-        self._said = time.monotonic()
-        parts = [f"step {row['step'] + 1}/{self._steps}"]
+        self._said = now
+        parts = [f"step {done}/{self._steps}"]
         for key, name in (("loss/train", "loss"), ("validation/loss", "validation"), ("probe/accuracy", "probe")):
             if key in row:
                 parts.append(f"{name} {row[key]:.3f}")
         parts.append(f"{row['time/tokens_per_second']:.0f} tokens/s")
-        print("  ".join(parts), file=sys.stdout, flush=True)
+        self._console.print(Text(", ".join(parts)), soft_wrap=True)
 
 
 def _summary(config: SFTConfig, folder: Path, counts: DataCounts, steps: int) -> dict[str, Any]:
-    from rayrl.stages.sft_worker import OUTCOME
-
     outcome = json.loads((folder / OUTCOME).read_text(encoding="utf-8"))
     (folder / OUTCOME).unlink()
     rows = read_rows(folder / "metrics.jsonl")

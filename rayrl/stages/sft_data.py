@@ -74,44 +74,63 @@ def sft_tokenizer(config: SFTConfig, model_path: str) -> Any:
     )
 
 
-def prepare(config: SFTConfig, tokenizer: Any, folder: Path) -> DataCounts:
-    """Reads and tokenises everything, unless an earlier start of the run has.
-
-    Raises UserError where a source can't be read, has too many bad rows, or gives nothing to train on.
-    """
+def read_counts(folder: Path) -> DataCounts | None:
+    """What an earlier start of the run in `folder` wrote; None where it wrote nothing whole."""
     ready = folder / DATA / READY
-    if ready.is_file():
-        return DataCounts(**json.loads(ready.read_text(encoding="utf-8")))
+    return DataCounts(**json.loads(ready.read_text(encoding="utf-8"))) if ready.is_file() else None
+
+
+@dataclass(frozen=True)
+class SFTData:
+    """Everything read, in memory."""
+
+    counts: DataCounts
+    train: Examples
+    validation: Examples
+    rejected: list[Rejected]
+    conversations: list[Conversation]
+    """Those that are trained on."""
+
+    def write(self, folder: Path) -> DataCounts:
+        """Puts it where ranks and later stages find it."""
+        write_rejected(folder / "rejected.jsonl", self.rejected)
+        write_used(folder, self.conversations)
+        partial = folder / f"{DATA}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        self.train.save(partial / "train")
+        self.validation.save(partial / "validation")
+        (partial / READY).write_text(json.dumps(asdict(self.counts)), encoding="utf-8")
+        shutil.rmtree(folder / DATA, ignore_errors=True)
+        os.replace(partial, folder / DATA)
+        return self.counts
+
+
+def read_data(config: SFTConfig, tokenizer: Any) -> SFTData:
+    """Reads, splits and tokenises the sources.
+
+    Raises UserError where one can't be read, has too many bad rows, or there is nothing to train on.
+    """
     reader = _Reader(config, tokenizer)
     train = [reader.read(source) for source in config.data.sources]
-    held = [reader.read(source, validation=True) for source in config.data.validation]
-    if not config.data.validation and config.data.validation_fraction > 0:
-        train, held = _split(train, config.data.validation_fraction)
-    elif held:
+    held = [reader.read(source) for source in config.data.validation]
+    if held:
         _check_disjoint(train, held)
-    if not any(train):
-        raise UserError("data.sources give nothing to train on")
-    examples = Examples.build([[one for row in source for one in row.examples] for source in train])
+    elif config.data.validation_fraction > 0:
+        train, held = _split(train, config.data.validation_fraction)
+    examples = _examples(train)
+    cut = [one.turns_cut for source in train for row in source for one in row.examples if one.turns_cut]
     counts = DataCounts(
         rows=reader.rows,
         train=_sizes(config.data.sources, train),
         validation=_sizes(config.data.validation or config.data.sources, held) if held else {},
         dropped=dict(Counter(_kind_of(bad.reason) for bad in reader.rejected)),
-        turns_cut=sum(one.turns_cut for source in train for row in source for one in row.examples),
-        conversations_cut=sum(one.turns_cut > 0 for source in train for row in source for one in row.examples),
+        turns_cut=sum(cut),
+        conversations_cut=len(cut),
         train_tokens=len(examples.ids),
         loss_tokens=int(examples.loss_tokens.sum()),
     )
-    write_rejected(folder / "rejected.jsonl", reader.rejected)
-    write_used(folder, [row.record for source in train for row in source if isinstance(row.record, Conversation)])
-    partial = folder / f"{DATA}.partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    examples.save(partial / "train")
-    Examples.build([[one for row in source for one in row.examples] for source in held]).save(partial / "validation")
-    (partial / READY).write_text(json.dumps(asdict(counts)), encoding="utf-8")
-    shutil.rmtree(folder / DATA, ignore_errors=True)
-    os.replace(partial, folder / DATA)
-    return counts
+    used = [row.record for source in train for row in source if isinstance(row.record, Conversation)]
+    return SFTData(counts, examples, _examples(held), reader.rejected, used)
 
 
 @dataclass(frozen=True)
@@ -136,7 +155,7 @@ class _Reader:
         self.rows = 0
         self.rejected: list[Rejected] = []
 
-    def read(self, source: SourceConfig, validation: bool = False) -> list[_Row]:
+    def read(self, source: SourceConfig) -> list[_Row]:
         """The source's rows in tokens. Rows too long for the model count as refused, but don't stop the run."""
         read: Any = read_conversations(source) if self._chat else read_documents(source)
         check_read(read, self._config.data.max_rejected_fraction, "data.max_rejected_fraction")
@@ -193,6 +212,10 @@ def _check_disjoint(train: Sequence[list[_Row]], held: Sequence[list[_Row]]) -> 
             f"{len(shared)} rows of data.validation are also trained on, so its loss would mislead (first: "
             f"{shared[0].record.id!r} is {keys[shared[0].key]!r}): take them out of one side"
         )
+
+
+def _examples(sources: Sequence[list[_Row]]) -> Examples:
+    return Examples.build([[one for row in source for one in row.examples] for source in sources])
 
 
 def _sizes(sources: Sequence[SourceConfig], rows: Sequence[list[_Row]]) -> dict[str, int]:
