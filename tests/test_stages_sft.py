@@ -215,6 +215,45 @@ def test_a_model_that_forgets_is_stopped(tmp_path: Path) -> None:
         trainer._export()
 
 
+@pytest.mark.usefixtures("one_rank")
+def test_plain_text_is_an_objective(tmp_path: Path) -> None:
+    text = tmp_path / "corpus.jsonl"
+    text.write_text("".join(json.dumps({"text": f"{ANSWERS[i % 4]} Page {i}. " * 9}) + "\n" for i in range(30)))
+    config = config_of(
+        tmp_path,
+        objective="pretrain",
+        data={"sources": [{"name": "corpus", "path": str(text)}], "max_tokens": 64},
+        probe={"questions": "general", "max_fall": 1},
+    )
+    counts = prepared(config)
+    assert counts.train["corpus"] > 2 * 20  # documents are longer than a row
+    assert counts.loss_tokens == counts.train_tokens - counts.train["corpus"]  # all but every first token
+    outcome = train(config)
+    rows = read_rows(Path(config.output_dir) / "metrics.jsonl")
+    assert rows[-1]["validation/loss"] < outcome["start"]["validation/loss"]
+
+
+@pytest.mark.usefixtures("one_rank")
+@pytest.mark.parametrize("kind", ["prefix", "encoder"])
+def test_p_tuning_leaves_an_adapter(tmp_path: Path, kind: str) -> None:
+    model = {
+        "model": "tiny-random",
+        "dtype": "fp32",
+        "train": {"mode": "p_tuning", "prompt_kind": kind, "prompt_tokens": 4},
+        "optimizer": {"lr": 0.05, "kind": "adamw"},
+    }
+    config = config_of(tmp_path, model=model, data={"packing": False})
+    outcome = train(config)
+    assert outcome["best_loss"] < outcome["start"]["validation/loss"]
+    from peft import AutoPeftModelForCausalLM
+
+    folder = Path(config.output_dir) / "model"
+    loaded = AutoPeftModelForCausalLM.from_pretrained(folder)
+    assert loaded.peft_config["default"].num_virtual_tokens == 4
+    with pytest.raises(UserError, match="it holds a PEFT adapter"):
+        resolve_model(str(folder))
+
+
 def start(*configs: Path, world: int = 1) -> list[subprocess.Popen[bytes]]:
     """The ranks of one or more runs, one run after the other."""
     program, port = str(Path(__file__).parent / "sft_process.py"), str(free_port())
