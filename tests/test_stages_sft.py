@@ -163,6 +163,15 @@ def test_a_run_learns_and_leaves_the_best_checkpoint(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("one_rank")
+def test_engines_are_told_the_templates_own_end_token(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m.content + '<|pad|>' }}{% endfor %}"
+    model = {"model": "tiny-random", "dtype": "fp32", "chat_template": template}
+    train(config_of(tmp_path, model=model, max_steps=1))
+    saved = json.loads((tmp_path / "run" / "model" / "generation_config.json").read_text())
+    assert saved["eos_token_id"] == [0, 2]
+
+
+@pytest.mark.usefixtures("one_rank")
 def test_no_better_loss_stops_and_the_best_is_kept(tmp_path: Path) -> None:
     """A rate so high that the loss only rises after the first validation."""
     model = {"model": "tiny-random", "dtype": "fp32", "optimizer": {"lr": 2e-3}}

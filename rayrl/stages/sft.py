@@ -62,7 +62,7 @@ def main(config_path: str) -> None:
         _say_data(counts, steps, console)
         _train(config, folder, model_path, steps, console)
         summary = _summary(config, folder, counts, steps)
-        (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+        (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_sft_report(folder)
         shutil.rmtree(folder / DATA)
         taken = sum(counts.train.values()) + sum(counts.validation.values())

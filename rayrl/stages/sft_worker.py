@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from rayrl.config.ppo import LoggingConfig
 from rayrl.config.sft import SFTConfig
+from rayrl.data.chat import checkpoint_end_token_ids
 from rayrl.data.examples import Examples
 from rayrl.data.packing import Plan, make_plan, pack
 from rayrl.errors import RunError
@@ -102,6 +103,9 @@ class Trainer:
             rank=rank,
             world=world,
         )
+        if config.objective == "chat":  # so that engines stop where the template ends a turn
+            ends = checkpoint_end_token_ids(self._tokenizer, model_path)
+            self._learner.parts.model.generation_config.eos_token_id = list(ends)
         self._store = CheckpointStore(folder, config.checkpoint.keep_last, keep_best=True)
         self._state = RunState()
 
