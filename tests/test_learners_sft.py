@@ -74,6 +74,7 @@ def test_packed_padded_and_split_steps_train_alike() -> None:
     for one, rows in (
         (learner(batch_size=2), packed_rows),
         (learner(batch_size=2, micro_batch_size=2), packed_rows),
+        (learner(batch_size=2, gradient_checkpointing=True), packed_rows),
         (learner(packed=False, batch_size=9, micro_batch_size=4), [[i] for i in range(9)]),
     ):
         metrics = [one.step(step, rows, data, counted(data, rows)) for step in range(2)]

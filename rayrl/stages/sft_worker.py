@@ -82,7 +82,7 @@ class Trainer:
     def __init__(self, config: SFTConfig, folder: Path, model_path: str, rank: int, world: int) -> None:
         self._config, self._folder, self._rank = config, folder, rank
         self._data = Examples.load(folder / DATA / "train")
-        self._counted = self._data.loss_tokens
+        self._lengths, self._counted = self._data.lengths, self._data.loss_tokens
         self._plan = plan_of(config, self._data)
         self._every = config.validation.every or self._plan.steps_per_epoch
         self._tokenizer = sft_tokenizer(config, model_path)
@@ -130,7 +130,7 @@ class Trainer:
         rows = self._plan.step(state.step)
         examples = np.array([i for row in rows for i in row])
         metrics = self._learner.step(state.step, rows, self._data, int(self._counted[examples].sum()))
-        tokens = int(self._data.lengths[examples].sum())
+        tokens = int(self._lengths[examples].sum())
         seconds = time.monotonic() - began
         metrics |= {"tokens": tokens, "time/step": seconds, "time/tokens_per_second": tokens / seconds}
         for source, name in enumerate(self._names):
