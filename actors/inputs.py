@@ -116,8 +116,9 @@ def _rewards(config: PPOConfig, policy: str) -> dict[str, str | None]:
     paths: dict[str, str | None] = {}
     for entry in config.rewards:
         paths[entry.name] = None
-        if entry.model is None:
+        if entry.kind in ("rule", "function"):
             rule_or_function(entry)
+        if entry.model is None:
             continue
         paths[entry.name] = path = resolve_model(entry.model)
         model_config(path)

@@ -15,6 +15,19 @@ BESIDE = "config.yaml.new"
 """What a start that was killed while it wrote config.yaml leaves."""
 MAY_CHANGE = ("output_dir", "steps", "cluster", "logging", "checkpoint")
 """Top-level keys that a resumed run may change."""
+REWARD_MAY_CHANGE = ("on_failure", "timeout_s")
+JUDGE_MAY_CHANGE = (
+    "api_key_env",
+    "backoff_s",
+    "budget",
+    "cache",
+    "concurrency",
+    "max_retries",
+    "max_wait_s",
+    "requests_per_minute",
+    "timeout_s",
+)
+"""Of a reward and its judge: what says how long and at what cost a score is waited for, not what it is."""
 
 
 def check_same_run(config: PPOConfig, folder: Path) -> None:
@@ -25,13 +38,24 @@ def check_same_run(config: PPOConfig, folder: Path) -> None:
         if folder.exists() and any(file.name not in (BESIDE, LOCK) for file in folder.iterdir()):
             raise UserError(f"output_dir {folder} holds files but no run (no config.yaml): name an empty or new folder")
         return
-    old, new = load(PPOConfig, str(before), []).model_dump(mode="json"), config.model_dump(mode="json")
+    old, new = _settings(load(PPOConfig, str(before), [])), _settings(config)
     changed = [path for path in _differences(old, new) if path.split(".")[0] not in MAY_CHANGE]
     if changed:
         raise UserError(
             f"output_dir {folder} holds a run with another {', '.join(changed[:5])}: "
             "resume with the same settings, or set another output_dir"
         )
+
+
+def _settings(config: PPOConfig) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    rewards = {}
+    for entry in values["rewards"]:
+        kept = {key: value for key, value in entry.items() if key not in REWARD_MAY_CHANGE}
+        if kept["judge"] is not None:
+            kept["judge"] = {key: value for key, value in kept["judge"].items() if key not in JUDGE_MAY_CHANGE}
+        rewards[entry["name"]] = kept
+    return {**values, "rewards": rewards}
 
 
 def _check_writable(folder: Path) -> None:

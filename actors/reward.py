@@ -39,7 +39,7 @@ def _scorer(entry: RewardEntry, model_path: str | None, pad_id: int) -> Callable
         from rayrl.rewards.judge import JudgeReward
 
         assert entry.judge is not None
-        return JudgeReward(entry.name, entry.judge).score
+        return JudgeReward(entry.name, entry.judge, entry.timeout_s).score
     scorer = rule_or_function(entry)
     return lambda rollouts: score_batch(entry.name, scorer, rollouts)
 

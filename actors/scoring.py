@@ -21,16 +21,14 @@ class Scoring:
         self._entries, self.groups, self.mixture = list(entries), list(groups), mixture
 
     def start(self, chunks: Sequence[ray.ObjectRef]) -> list[list[tuple[str, ray.ObjectRef]]]:
-        """(worker, answer) of every chunk, a list a source; the workers of a source take chunks in turn."""
+        """(worker, answer), a list a source, in the chunks' order; a worker gets neighbouring chunks, in one call."""
         started: list[list[tuple[str, Any]]] = []
         for group in self.groups:
-            workers = [i % len(group) for i in range(len(chunks))]
-            started.append(
-                [
-                    (group.names[w], group.handles[w].score.remote(chunk))
-                    for w, chunk in zip(workers, chunks, strict=True)
-                ]
-            )
+            workers = min(len(group), len(chunks))
+            ends = [len(chunks) * (worker + 1) // workers for worker in range(workers)]
+            shares = [chunks[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            calls = zip(group.names, group.handles, shares, strict=False)
+            started.append([(name, handle.score.remote(*share)) for name, handle, share in calls])
         return started
 
     def finish(self, started: list[list[tuple[str, ray.ObjectRef]]], what: str, normalise: bool = True) -> MixedScores:

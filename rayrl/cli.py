@@ -38,6 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 2)
     except (ClusterError, RunError) as error:
         return _fail(str(error), 1)
+    except BrokenPipeError:  # whoever read the output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or closing it would fail again
+        return 141
     except KeyboardInterrupt:
         return _fail("interrupted; the same command resumes the run", 130)
     except Exception as error:

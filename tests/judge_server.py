@@ -18,8 +18,8 @@ from typing import Any
 
 from rayrl.judge.prompts import fenced_texts
 
-FAULTS = ("429", "500", "timeout", "cut", "broken", "empty", "malformed")
-ANSWERED = ("ok", "malformed")
+FAULTS = ("429", "500", "timeout", "cut", "broken", "deep", "empty", "malformed", "surrogate")
+ANSWERED = ("ok", "empty", "malformed", "surrogate")
 """Whole answers: billed, and never to be asked for again."""
 SECRET = "sk-planted-0123456789"
 
@@ -63,6 +63,8 @@ class HostileServer:
     delay_s: float = 0.0
     retry_after: str | None = None
     finish_reason: str = "stop"
+    usage: int | None = None
+    """Of prompt and answer each, in place of the true one."""
     status: int | None = None
     """Answers every request with this status."""
     location: str | None = None
@@ -156,17 +158,22 @@ class _Handler(BaseHTTPRequestHandler):
         if outcome == "timeout":
             time.sleep(self.judge.hang_s)
             self.close_connection = True
+            return self._completion(request, self._scores(request))[1]  # the model had answered
+        if outcome == "deep":
+            self._send(200, b"[" * 100_000)
             return 0, 0
+        if outcome == "surrogate":
+            return self._answer(request, self._scores(request) + " \ud83d")
         if outcome == "malformed":
             return self._answer(request, "I would say that both have their merits.")
         if outcome == "empty":
             return self._answer(request, "")
         if outcome in ("cut", "broken"):
-            body = self._completion(request, self._scores(request))[0]
+            body, tokens = self._completion(request, self._scores(request))
             half = body[: len(body) // 2]
             self._send(200, half, length=len(body) if outcome == "cut" else len(half))
             self.close_connection = True
-            return 0, 0
+            return tokens
         return self._answer(request, self._scores(request))
 
     def _scores(self, request: dict[str, Any]) -> str:
@@ -195,6 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
             ],
             "usage": {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer},
         }
+        if self.judge.usage is not None:
+            body["usage"] = dict.fromkeys(("prompt_tokens", "completion_tokens", "total_tokens"), self.judge.usage)
         return json.dumps(body).encode(), (prompt, answer)
 
     def _send(self, status: int, body: bytes, length: int | None = None, retry_after: str | None = None) -> None:

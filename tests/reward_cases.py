@@ -32,7 +32,7 @@ def pair_rows(count: int) -> list[dict[str, Any]]:
                 "chosen": GOOD[k % 2],
                 "rejected": BAD[k],
                 "margin": 1 + k,
-                "fields": {"department": "neurology" if prompt % 2 else "surgery", "flaw": "no_question"},
+                "fields": {"department": "surgery" if prompt % 5 else "neurology", "flaw": "no_question"},
             }
         )
     return rows

@@ -139,6 +139,22 @@ def test_one_run_at_a_time_in_a_folder(tmp_path: Path) -> None:
         pass
 
 
+def test_a_resumed_run_may_raise_its_judges_budget(tmp_path: Path) -> None:
+    judge = "rewards=[{name: judge, kind: judge, judge: {budget: {calls: 9}}}]"
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.yaml").write_text(dump(load(PPOConfig, "tiny", [f"output_dir={folder}", judge])), "utf-8")
+    allowed = [
+        "rewards.judge.judge.budget.calls=99",
+        "rewards.judge.judge.concurrency=2",
+        "rewards.judge.on_failure=omit",
+        "rewards.judge.timeout_s=60",
+    ]
+    check_same_run(load(PPOConfig, "tiny", [judge, *allowed]), folder)
+    with pytest.raises(UserError, match=r"another rewards\.judge\.judge\.max_tokens"):
+        check_same_run(load(PPOConfig, "tiny", [judge, "rewards.judge.judge.max_tokens=9"]), folder)
+
+
 def test_which_settings_a_resumed_run_may_change(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     config = load(PPOConfig, "tiny", [f"output_dir={folder}"])
@@ -153,4 +169,4 @@ def test_which_settings_a_resumed_run_may_change(tmp_path: Path) -> None:
     for change in ("seed=1", "rewards.length.weight=2", "policy.optimizer.lr=0.1", "data.prompts=consultations-zh"):
         with pytest.raises(UserError) as caught:
             check_same_run(load(PPOConfig, "tiny", [change]), folder)
-        assert change.split("=")[0].replace("length", "0") in str(caught.value).replace("rewards:", "rewards.0.weight:")
+        assert change.split("=")[0] in str(caught.value)

@@ -161,7 +161,7 @@ def test_dry_run_says_what_does_not_fit(
 def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["presets"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert any(line.startswith("huatuogpt ") and "two layers" in line for line in lines)
+    assert any(line.startswith("ppo huatuogpt ") and "two layers" in line for line in lines)
 
 
 def test_report_needs_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

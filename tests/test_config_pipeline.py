@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from rayrl.config.load import ConfigError, dump, load, require_no_placeholders
-from rayrl.config.pipeline import PipelineConfig
-from rayrl.stages.pipeline import Record
+from rayrl.config.load import ConfigError, dump, load, placeholders, presets, require_no_placeholders
+from rayrl.config.pipeline import PipelineConfig, Stage
+from rayrl.data.stage_folder import fingerprint
+from rayrl.errors import UserError
+from rayrl.stages.pipeline_record import Record, check_own
 
 TWO = """\
 output_dir: runs/two
@@ -90,22 +93,102 @@ def test_what_comes_after_until_neither_runs_nor_must_be_filled_in(two: str) -> 
         load(PipelineConfig, two, ["until=sft"])
 
 
-def test_a_stage_is_done_until_its_configuration_or_what_it_reads_changes(two: str, tmp_path: Path) -> None:
-    stages = load(PipelineConfig, two).plan()
-    record = Record(tmp_path, stages)
-    assert [record.seconds(stage) for stage in stages] == [None, None]
+def run_whole(folder: Path, stages: list[Stage]) -> None:
+    """What the pipeline does around its stages."""
+    record = Record(folder, stages)
+    record.refuse_stale()
     for stage in stages:
-        (tmp_path / stage.name).mkdir()
-        (tmp_path / stage.name / "summary.json").write_text("{}")
-        record.write(stage, 3.0)
-    assert [Record(tmp_path, stages).seconds(stage) for stage in stages] == [3.0, 3.0], "read back from pipeline.json"
+        if record.seconds(stage) is None:
+            record.begin(stage)
+            (folder / stage.name).mkdir(exist_ok=True)
+            (folder / stage.name / "summary.json").write_text("{}")
+            record.end(stage, 3.0)
+
+
+def test_a_stage_is_done_until_its_configuration_or_what_it_reads_changes(two: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stages = load(PipelineConfig, two).plan()
+    assert [Record(folder, stages).seconds(stage) for stage in stages] == [None, None]
+    run_whole(folder, stages)
+    assert [Record(folder, stages).seconds(stage) for stage in stages] == [3.0, 3.0], "read back from pipeline.json"
 
     def again(*changes: str) -> list[float | None]:
         changed = load(PipelineConfig, two, changes).plan()
-        return [Record(tmp_path, changed).seconds(stage) for stage in changed]
+        return [Record(folder, changed).seconds(stage) for stage in changed]
 
     assert again("stages.ppo.steps=7") == [3.0, None]
     assert again("stages.warmup.steps=7") == [None, None], "the second reads the first"
-    (tmp_path / "warmup" / "summary.json").unlink()
-    assert again() == [None, 3.0], "its result is gone"
-    assert set(json.loads((tmp_path / "pipeline.json").read_text())) == {"warmup", "ppo"}
+    (folder / "ppo" / "summary.json").unlink()
+    assert again() == [3.0, None], "its result is gone"
+
+
+def test_what_was_made_from_an_earlier_run_is_named_before_anything_starts(two: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stages = load(PipelineConfig, two).plan()
+    run_whole(folder, stages)
+    shutil.rmtree(folder / "warmup")
+    assert [Record(folder, stages).seconds(stage) for stage in stages] == [None, None]
+    with pytest.raises(UserError, match=f"ppo: made from an earlier run .* remove {folder / 'ppo'}"):
+        Record(folder, stages).refuse_stale()
+    shutil.rmtree(folder / "ppo")
+    run_whole(folder, stages)
+    assert [Record(folder, stages).seconds(stage) for stage in stages] == [3.0, 3.0]
+
+
+def test_a_cut_stage_goes_on_and_what_reads_it_still_fits(two: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stages = load(PipelineConfig, two).plan()
+    run_whole(folder, stages[:1])
+    record = Record(folder, stages)
+    record.begin(stages[1])
+    (folder / "ppo").mkdir()
+    again = Record(folder, stages)
+    again.refuse_stale()
+    assert [again.seconds(stage) for stage in stages] == [3.0, None]
+    run_whole(folder, stages)
+    assert [Record(folder, stages).seconds(stage) for stage in stages] == [3.0, 3.0]
+
+
+def test_a_data_file_that_changed_is_named(two: str, tmp_path: Path) -> None:
+    folder, data = tmp_path / "run", tmp_path / "data.jsonl"
+    folder.mkdir()
+    data.write_text("1")
+    stages = load(PipelineConfig, two).plan()
+    run_whole(folder, stages)
+    manifest = {"inputs": {str(data): fingerprint(data), str(folder / "warmup" / "policy"): "not looked at"}}
+    (folder / "warmup" / "manifest.json").write_text(json.dumps(manifest))
+    Record(folder, stages).refuse_stale()
+    data.write_text("2")
+    with pytest.raises(UserError, match=f"{data} has changed since warmup read it"):
+        Record(folder, stages).refuse_stale()
+
+
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+    check_own(tmp_path / "new")
+    (tmp_path / ".lock").touch()
+    check_own(tmp_path)
+    (tmp_path / "config.yaml").touch()
+    with pytest.raises(UserError, match="holds files but no pipeline"):
+        check_own(tmp_path)
+
+
+def test_entries_of_a_presets_list_are_set_by_name_and_number() -> None:
+    changes = ["stages.sft.data.sources.doctor_qa.path=mine.jsonl", "stages.feedback.raters.0.judge.model=judge"]
+    config = load(PipelineConfig, "huatuogpt", changes)
+    sources = {source["name"]: source["path"] for source in config.stages["sft"]["data"]["sources"]}
+    assert sources["doctor_qa"] == "mine.jsonl" and len(sources) == 5
+    assert config.stages["feedback"]["raters"][0]["judge"]["model"] == "judge"
+    assert config.stages["feedback"]["raters"][0]["judge"]["criteria"][0]["name"] == "accuracy"
+    with pytest.raises(ConfigError, match="the preset's list has no entry 'doctor' "):
+        load(PipelineConfig, "huatuogpt", ["stages.sft.data.sources.doctor.path=x"])
+
+
+@pytest.mark.parametrize("preset", presets("pipeline"))
+def test_every_placeholder_can_be_set_as_the_message_says(preset: str) -> None:
+    config = load(PipelineConfig, preset)
+    keys = placeholders(config)
+    assert keys == [] or preset in ("doctorglm", "huatuogpt", "zhongjing")
+    assert placeholders(load(PipelineConfig, preset, [f"{key}=there" for key in keys])) == []

@@ -126,6 +126,17 @@ def test_a_template_that_never_ends_a_turn_is_refused() -> None:
         ConversationEncoder(tokenizer, 512)
 
 
+def test_a_template_that_closes_the_last_answer_only_is_refused() -> None:
+    """HuatuoGPT-II's form: the loss would count the patient's next question."""
+    tokenizer = with_template(
+        "{% for m in messages %}{{ ('<问>：' if m.role == 'user' else '<答>：') + m.content }}"
+        "{{ eos_token if loop.last and m.role == 'assistant' else '\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<答>：' }}{% endif %}"
+    )
+    with pytest.raises(UserError, match="closes the last of several answers only"):
+        ConversationEncoder(tokenizer, 512)
+
+
 def test_a_document_ends_with_the_end_token_and_is_cut_into_parts(tokenizer: Any) -> None:
     text = "Rest, drink enough water, and take the tablets twice a day with food."
     ids = tokenizer(text)["input_ids"]

@@ -144,7 +144,8 @@ def test_used_keys_are_written_once_sorted_and_read_back(tmp_path: Path) -> None
     rows = [json.loads(line) for line in (tmp_path / "used.jsonl").read_text().splitlines()]
     expected = {prompt_key(talk("My knee")), prompt_key(talk("My knee", "Rest.", "And now?"))}
     assert [row["key"] for row in rows] == sorted(expected)
-    assert read_used(tmp_path) == read_used(tmp_path / "used.jsonl") == expected
+    assert read_used(tmp_path) == read_used(tmp_path / "used.jsonl")
+    assert set(read_used(tmp_path)) == expected and "My knee\nRest.\nAnd now?" in read_used(tmp_path).values()
     assert [file.name for file in tmp_path.iterdir()] == ["used.jsonl"]
 
 
@@ -152,6 +153,6 @@ def test_a_folder_without_used_keys_or_with_other_rows_is_an_error(tmp_path: Pat
     with pytest.raises(UserError, match=r"has no used\.jsonl"):
         read_used(tmp_path)
     for text in ('{"id": 3}', "{", "[1]"):
-        (tmp_path / "used.jsonl").write_text('{"key": "k"}\n' + text)
+        (tmp_path / "used.jsonl").write_text('{"key": "k", "text": "t"}\n' + text)
         with pytest.raises(UserError, match="line 2"):
             read_used(tmp_path)

@@ -21,6 +21,7 @@ from rayrl.data.readers import (
     read_rankings,
     write_rejected,
 )
+from rayrl.data.readers.rows import check_row
 
 
 def talk(*turns: tuple[Any, Any]) -> dict[str, Any]:
@@ -105,13 +106,59 @@ def test_an_open_quote_costs_one_line_of_a_table(tmp_path: Path) -> None:
     good = '我头痛,"休息，\n多喝水"\n'
     (tmp_path / "t.csv").write_text(f'question,answer\n{good}我发热,"休息\n我胃痛,少吃\n我咳嗽,喝水\n', "utf-8")
     read = read_conversations(source(tmp_path / "t.csv"))
-    assert [(bad.line, bad.reason) for bad in read.rejected] == [(4, "a quote is opened and never closed")]
+    assert [(bad.line, bad.reason) for bad in read.rejected] == [
+        (4, "a quote is opened and never closed, or stands where none may")
+    ]
     assert [row.origin.line for row in read.rows] == [2, 5, 6]
     assert read.rows[-1].messages == messages([("我咳嗽", "喝水")])
     (tmp_path / "t.csv").write_text(f"question,answer\n{good * 3}a,b,c\n{good}", "utf-8")
     read = read_conversations(source(tmp_path / "t.csv"))
     assert [(bad.line, bad.reason) for bad in read.rejected] == [(8, "the row has 3 cells, the header 2")]
     assert [row.origin.line for row in read.rows] == [2, 4, 6, 9]
+
+
+@pytest.mark.parametrize(
+    ("lines", "bad"),
+    [
+        (['我发热,"休息', "我胃痛,少吃", '我咳嗽,"喝水"'], [2]),  # the next quote would close it
+        (['我发热,"休息', "我胃痛,少吃", '我咳嗽,"喝,水"'], [2]),
+        (['我发热,"休息', "我胃痛,少吃", '"我咳嗽",喝水', "我头痛,睡觉"], [2]),
+        (['我发热,"休息"吧', "我胃痛,少吃"], [2]),
+        ([f'"问{n},答' for n in range(5)], [2, 3, 4, 5, 6]),
+    ],
+)
+def test_an_open_quote_takes_no_other_patients_row(lines: list[str], bad: list[int], tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["question,answer", *lines, "最后,完了\n"]), "utf-8")
+    read = read_conversations(source(tmp_path / "t.csv"))
+    assert [row.line for row in read.rejected] == bad
+    assert [row.origin.line for row in read.rows] == [n for n in range(2, len(lines) + 3) if n not in bad]
+    assert all(len(row.messages) == 2 and "\n" not in str(row.messages) for row in read.rows)
+
+
+def test_damaged_utf16_is_rejected_where_it_is(tmp_path: Path) -> None:
+    text = "question,answer\n我头痛三天,休息\n我胃痛,少吃\n".encode("utf-16-le")
+    at = text.index("痛三".encode("utf-16-le"))
+    damaged = text[:at] + b"\x00\xd8" + text[at + 2 :]  # half of a pair
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe" + damaged)
+    read = read_conversations(source(tmp_path / "t.csv"))
+    assert [(bad.line, bad.reason[:9]) for bad in read.rejected] == [(2, "not UTF-8")]
+    assert [row.origin.line for row in read.rows] == [3]
+
+
+def test_reasons_never_hold_what_a_patient_said(tmp_path: Path) -> None:
+    said = "I have had it since 2009"
+    rows = [
+        {"id": "a", "messages": [{"role": said, "content": "x"}]},
+        {"id": "b", "messages": [{"role": "user", "content": "x"}], said: 1},
+        {"id": "c", "messages": [{"role": "user", "content": "x", said: 2}]},
+        {"id": "d", "messages": [{"role": "user", "content": "x"}], "fields": {"note": "half \ud83d"}},
+        {"id": "e", "messages": [{"role": "我从二零零九年开始就有这个病了", "content": "x"}]},
+    ]
+    reasons = [check_row(row) for row in rows]
+    assert all(isinstance(reason, str) for reason in reasons)
+    assert not any("2009" in str(reason) or "二零零九" in str(reason) for reason in reasons)
+    assert reasons[3] == "fields hold half of a UTF-16 pair"
+    assert "'doctor'" in str(check_row({"id": "f", "messages": [{"role": "doctor", "content": "x"}]}))
 
 
 def test_the_worst_files_end_soon(tmp_path: Path) -> None:

@@ -211,12 +211,28 @@ def test_bad_rows_of_own_files_are_put_aside(tmp_path: Path) -> None:
         {**base, "answers": None},
         {**base, "messages": []},
         7,
+        {**base, "answers": ["a", " "]},
+        {**base, "answers": ["a", "half of \ud83d"]},
+        {**base, "answers": ["a", "b" * 1_000_001]},
+        {**base, "all_wrong": "false"},
+        {**base, "ranks": None, "all_wrong": 1},
     ]
     path = tmp_path / "anna.jsonl"
     path.write_text("".join(f"{json.dumps(row)}\n" for row in [base, *bad]) + "{", "utf-8")
     read = read_items(config(rankings=[source(path)]))
-    assert [found.ranks for found in read.items] == [{"anna": [1, 2]}] and len(read.rejected) == 8
+    assert [found.ranks for found in read.items] == [{"anna": [1, 2]}] and len(read.rejected) == 13
     assert "ranks of safety must be" in read.rejected[2].reason and read.rejected[2].line == 4
+
+
+def test_own_files_are_read_in_any_encoding_under_other_names_and_with_a_broken_beginning(tmp_path: Path) -> None:
+    rows = [
+        {"id": "p", "messages": [{"role": "user", "content": "膝盖疼"}], "回答": ["多久了", "休息"], "ranks": [1, 2]}
+    ]
+    path = tmp_path / "anna.jsonl"
+    path.write_bytes(("{\n" + json.dumps(rows[0], ensure_ascii=False)).encode("gbk"))
+    read = read_items(config(rankings=[source(path, columns={"answers": "回答"})]))
+    assert [bad.line for bad in read.rejected] == [1]
+    assert read.items[0].answers == ["多久了", "休息"] and read.items[0].ranks == {"anna": [1, 2]}
 
 
 def test_cohens_kappa_by_hand() -> None:

@@ -273,8 +273,8 @@ def test_a_cut_run_goes_on_without_asking_again(session: None, judge: Judge, tmp
     assert not (tmp_path / "out").exists() and len(judge.answered) == 5
     judge.refuse_after = None
     main(path)
-    # Six pairs in two orders; knee/0-1 and knee/0-3 hold the same two texts.
-    assert len(judge.answered) == len(set(judge.answered)) == 10
+    # Six pairs in two orders, but the knee's five pairs hold three different ones: an answer came twice.
+    assert len(judge.answered) == len(set(judge.answered)) == 8
     rows = read_preferences(tmp_path / "out")
     assert [row.verdict for row in rows] == ["b", "a", "b", "a", "b", "a"]
 
@@ -287,15 +287,15 @@ def test_a_spent_budget_sets_pairs_aside_and_a_larger_one_pays_for_the_rest_only
     main(configured(tmp_path, [{"kind": "judge", "judge": rater}], candidates=sampled))
     rows = read_preferences(tmp_path / "out")
     left = [row for row in rows if row.verdict == "set_aside"]
-    assert len(rows) == 6 and len(left) in (2, 3) and len(judge.answered) == 6
+    assert len(rows) == 6 and 1 <= len(left) <= 4 and len(judge.answered) == 6
     assert all(row.reason is not None and "judge.budget.calls" in row.reason for row in left)
     printed = " ".join(capsys.readouterr().out.split())
     assert f"{len(left)} pairs have no verdict of judge:rubric: its budget is spent" in printed
     assert "raise raters.0.judge.budget and set another output_dir" in printed
-    more = {**rater, "budget": {"calls": 10}}
+    more = {**rater, "budget": {"calls": 8}}
     main(configured(tmp_path, [{"kind": "judge", "judge": more}], "more", candidates=sampled))
     assert {row.verdict for row in read_preferences(tmp_path / "more")} == {"a", "b"}
-    assert len(judge.answered) == len(set(judge.answered)) == 10
+    assert len(judge.answered) == len(set(judge.answered)) == 8
 
 
 def test_a_judge_that_favours_the_first_is_found_out(session: None, judge: Judge, tmp_path: Path) -> None:

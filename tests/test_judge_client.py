@@ -24,7 +24,9 @@ from rayrl.errors import UserError
 from rayrl.judge.budget import BudgetExceeded, Cost, Spent
 from rayrl.judge.cache import Store
 from rayrl.judge.client import CallFailed, EndpointRefused, JudgeClient
+from rayrl.judge.parse import CUT
 from rayrl.judge.prompts import pair_messages
+from rayrl.judge.service import JudgeOwner
 
 
 def ask(config: JudgeConfig, *numbers: int) -> list[str | BaseException]:
@@ -84,8 +86,9 @@ def test_a_kill_in_the_middle_repeats_at_most_what_was_in_flight(tmp_path: Path)
     ids=lambda budget: next(iter(budget)),
 )
 def test_the_budget_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, budget: dict[str, Any]) -> None:
-    with HostileServer(fault_share=0.3, faults=("429", "500", "cut", "broken", "malformed")) as server:
-        config = judge_config(server.url, tmp_path, budget=budget, max_tokens=64)
+    faults = ("429", "500", "cut", "broken", "malformed", "surrogate", "timeout")
+    with HostileServer(fault_share=0.3, faults=faults, hang_s=0.5) as server:
+        config = judge_config(server.url, tmp_path, budget=budget, max_tokens=64, timeout_s=0.4)
         found = judge_all(config, range(30))
         assert len(server.requests) <= budget.get("calls", 1000)
         assert server.billed() <= budget.get("tokens", 1e9)
@@ -93,7 +96,7 @@ def test_the_budget_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, bud
         aside = [judgement for judgement in found if judgement.verdict == "set_aside"]
         assert 5 < len(aside) < 30
         assert all(str(j.reason).startswith("judge budget: ") and "judge.budget." in str(j.reason) for j in aside)
-        whole = judge_all(judge_config(server.url, tmp_path, max_tokens=64), range(30))
+        whole = judge_all(judge_config(server.url, tmp_path, max_tokens=64, timeout_s=0.4), range(30))
         assert all(judgement.verdict != "set_aside" for judgement in whole)
         assert [b for b, a in zip(whole, found, strict=True) if a not in aside] == [a for a in found if a not in aside]
         assert server.repeated() == 0
@@ -208,8 +211,12 @@ def test_a_key_for_others_is_not_sent(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # an address of this machine goes through no proxy
     with HostileServer() as server:
+        for name in ("OPENAI_ORG_ID", "OPENAI_PROJECT_ID"):
+            monkeypatch.setenv(name, "planted-account")
+        monkeypatch.setenv("OPENAI_CUSTOM_HEADERS", f"Authorization: Bearer {SECRET}\nX-Gateway: planted-gateway")
         assert isinstance(ask(judge_config(server.url, tmp_path), 1)[0], str)
-        assert SECRET not in str(server.headers)
+        assert SECRET not in str(server.headers) and "planted" not in str(server.headers)
+        assert server.headers[0]["authorization"] == "Bearer none"
 
 
 def test_one_process_owns_the_cache(tmp_path: Path) -> None:
@@ -266,12 +273,69 @@ def test_redirects_are_not_followed(tmp_path: Path) -> None:
         assert elsewhere.requests == []
 
 
-@pytest.mark.parametrize(("finish_reason", "requests"), [("stop", 3), ("length", 1)])
-def test_an_empty_answer_is_a_fault_unless_it_was_cut_by_its_limit(
-    tmp_path: Path, finish_reason: str, requests: int
-) -> None:
-    """Cut by max_tokens before its first visible word, the same request would be so again."""
+@pytest.mark.parametrize("finish_reason", ["stop", "length"])
+def test_an_empty_answer_is_an_answer_and_asked_for_in_other_words(tmp_path: Path, finish_reason: str) -> None:
+    """Withheld, a tool call, cut before its first visible word: the same request would be so again."""
     with HostileServer(fault_share=1.0, faults=("empty",), finish_reason=finish_reason) as server:
-        (answer,) = ask(judge_config(server.url, tmp_path, max_retries=2), 1)
-        assert answer == "" if finish_reason == "length" else "empty or broken body" in str(answer)
-        assert len(server.requests) == requests
+        (answer,) = ask(judge_config(server.url, tmp_path), 1)
+        assert answer == ("" if finish_reason == "stop" else CUT) and len(server.requests) == 1
+        (found,) = judge_all(judge_config(server.url, tmp_path, parse_retries=1), [1])
+        assert found.verdict == "set_aside" and "can't be read (2 tries)" in str(found.reason)
+        assert len(server.requests) == 4 and server.repeated() == 0
+
+
+def test_an_answer_that_no_encoding_takes_is_kept_and_paid_once(tmp_path: Path) -> None:
+    with HostileServer(fault_share=1.0, faults=("surrogate",)) as server:
+        config = judge_config(server.url, tmp_path, budget={"calls": 2})
+        answers = [ask(config, 1) for _ in range(3)]
+        assert len(server.requests) == 1 and answers[0] == answers[2] and str(answers[0][0]).endswith("\ufffd")
+        (spent,) = [store.ledger.spent for store in [Store(config.cache)]]
+        assert spent.calls == 1
+
+
+def test_a_prompt_that_no_encoding_takes_is_never_sent(tmp_path: Path) -> None:
+    async def run(config: JudgeConfig) -> str:
+        store = Store(config.cache)
+        client = JudgeClient(config, store)
+        try:
+            with pytest.raises(CallFailed, match="no encoding takes"):
+                await client.ask([{"role": "user", "content": "half of \ud83d"}])
+            return str(store.ledger.spent.calls)
+        finally:
+            await client.close()
+            store.close()
+
+    with HostileServer() as server:
+        assert asyncio.run(run(judge_config(server.url, tmp_path))) == "0" and server.requests == []
+
+
+def test_clients_of_one_endpoint_share_pace_and_requests(tmp_path: Path) -> None:
+    """Judges that differ in criteria or budget alone, as two rewards of one run may."""
+
+    async def run(configs: list[JudgeConfig]) -> None:
+        owner = JudgeOwner(configs[0].cache)
+        try:
+            await asyncio.gather(*(owner.compare(c, *case(number)) for c in configs for number in range(6)))
+        finally:
+            await owner.close()
+
+    with HostileServer(delay_s=0.05) as server:
+        configs = [judge_config(server.url, tmp_path, concurrency=3, budget={"calls": n}) for n in (100, 200)]
+        asyncio.run(run(configs))
+        assert server.most_in_flight == 3 and server.repeated() == 0 and len(server.requests) == 12
+
+
+def test_a_retry_after_holds_requests_that_already_wait_for_their_turn(tmp_path: Path) -> None:
+    with HostileServer(fault_share=1.0, faults=("429",), retry_after="0.8") as server:
+        ask(judge_config(server.url, tmp_path, max_retries=0, max_wait_s=2, requests_per_minute=240), *range(3))
+        first, *others = (entry.at for entry in server.log)
+        assert min(others) - first >= 0.75, "the second's turn was after 0.25 s"
+
+
+def test_usage_that_cannot_be_is_booked_at_its_worst(tmp_path: Path) -> None:
+    with HostileServer(usage=10**400) as server:
+        config = judge_config(server.url, tmp_path)
+        assert isinstance(ask(config, 1)[0], str)
+        store = Store(config.cache)
+        assert 256 < store.ledger.spent.tokens < 10_000
+        store.close()

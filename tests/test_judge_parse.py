@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayrl.judge.parse import Unread, answer_scores, pair_scores
+from rayrl.judge.parse import CUT, Unread, answer_scores, pair_scores
 
 NAMES = ["accuracy", "conciseness"]
 A, B = {"accuracy": 7.0, "conciseness": 4.0}, {"accuracy": 9.0, "conciseness": 5.5}
@@ -65,11 +65,18 @@ def test_one_number_each(text: str) -> None:
         ("accuracy\nA: 7\nB: 8\nconciseness\nA: 3\nB: 9", "no JSON object"),
         ("A: 70\nB: 8", "no JSON object"),
         ("A: 7\n", "no JSON object"),
+        (f"<think>maybe {GOOD} hmm, no, wait", "its thoughts never end"),
+        ("A: 7\nB: 1" + CUT, "max_tokens cut it"),
+        (GOOD[:40] + CUT, "max_tokens cut it"),
     ],
 )
 def test_what_is_missing_is_said(text: str, why: str) -> None:
     with pytest.raises(Unread, match=why):
         pair_scores(text, NAMES)
+
+
+def test_a_whole_object_counts_though_what_follows_was_cut() -> None:
+    assert pair_scores(f"{GOOD}\nBecause the first" + CUT, NAMES) == (A, B)
 
 
 def test_single_answers() -> None:

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 from learner_cases import CPU
-from transformers import AttentionInterface
-from transformers.masking_utils import AttentionMaskInterface
 
 from rayrl.config.sft import SFTTrainableConfig
 from rayrl.errors import UserError
+from rayrl.models import segments
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import load_causal_lm
 from rayrl.models.partition import partition
 from rayrl.models.prompt_tuning import prompt_partition
-from rayrl.models.segments import check_segments, positions, segment_attention, use_segments
+from rayrl.models.segments import positions, segment_attention, use_segments
 from rayrl.models.supervised import SupervisedBatch, SupervisedModule, make_batch
 
 LENGTHS = (9, 4, 17, 2)
@@ -110,18 +109,21 @@ def test_segments_equal_a_block_diagonal_mask() -> None:
         torch.testing.assert_close(got, want.transpose(1, 2))
 
 
-def test_models_whose_sequences_see_each_other_are_refused() -> None:
-    def blind(*args: Any, segment_lengths: Any = None, **kwargs: Any) -> Any:
-        return segment_attention(*args, **kwargs)
+def blind(*args: Any, segment_lengths: Any = None, **kwargs: Any) -> Any:
+    """Looks past segments."""
+    return segment_attention(*args, **kwargs)
 
-    model = load_causal_lm(resolve_model("tiny-random"), "fp32")
-    use_segments(model)
-    check_segments(model)
-    AttentionInterface.register("blind", blind)
-    AttentionMaskInterface.register("blind", lambda *_, **__: None)
-    model.set_attn_implementation("blind")
-    with pytest.raises(UserError, match=r"mixes sequences that share a row .* set data\.packing=false"):
-        check_segments(model)
+
+def softer(*args: Any, scaling: float = 1.0, **kwargs: Any) -> Any:
+    """Keeps segments apart, but isn't what the model's own attention does."""
+    return segment_attention(*args, scaling=scaling / 2, **kwargs)
+
+
+@pytest.mark.parametrize("attention", [blind, softer])
+def test_models_that_packing_would_change_are_refused(attention: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "segment_attention", attention)
+    with pytest.raises(UserError, match=r"doesn't give sequences that share a row .* set data\.packing=false"):
+        use_segments(load_causal_lm(resolve_model("tiny-random"), "fp32"))
 
 
 def test_the_frozen_trunk_knows_segments_too() -> None:

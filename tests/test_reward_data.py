@@ -120,6 +120,20 @@ def test_what_cant_be_used_is_rejected_with_its_line(tmp_path: Path) -> None:
         read(reward_config(write_jsonl(tmp_path / "bad.jsonl", rows)))
 
 
+def test_a_bad_source_is_judged_by_itself_and_rows_without_a_verdict_are_good_ones(tmp_path: Path) -> None:
+    good, bad = pair_rows(200), [row | {"chosen": "x <|im_end|>"} for row in pair_rows(12)]
+    paths = [write_jsonl(tmp_path / f"{name}.jsonl", rows) for name, rows in (("good", good), ("bad", bad))]
+    for order in (paths, paths[::-1]):
+        sources = [{"name": path.stem, "path": str(path)} for path in order]
+        with pytest.raises(UserError, match=r"bad\.jsonl: 12 of 12 rows were rejected, none is usable"):
+            read(reward_config(paths[0], data={"sources": sources, "heldout_fraction": 0.25}))
+    rows = [comparison(str(n), "p", "yes", "no", "inconsistent") for n in range(90)]
+    rows += [comparison(f"long-{n}", "q", "yes " * 3000, "no", "a") for n in range(4)]
+    sources = [{"name": "judge", "path": str(store(tmp_path, rows))}, {"name": "good", "path": str(paths[0])}]
+    data = read(reward_config(paths[0], data={"sources": sources, "heldout_fraction": 0.25}))
+    assert data.counts["dropped"]["verdict inconsistent"] == 90 and len(data.rejected) == 4
+
+
 def test_equal_answers_make_no_pair(tmp_path: Path) -> None:
     data = reward_config(tmp_path / "x").data
     encoder = AnswerEncoder(load_tokenizer(resolve_model("tiny-random")), None, data)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from run_cases import COMMAND
 
+from rayrl.cli import main
 from rayrl.tracking.rows import read_rows
 
 
@@ -63,11 +64,14 @@ def test_two_ranks_from_sources_to_a_model(tmp_path: Path) -> None:
         (["model.train.mode=p_tuning"], "p_tuning needs data.packing=false"),
         (["model.train.mode=last_n", "model.train.num_layers=2"], "use model.train.mode=full"),
         (["probe.questions=/nowhere.jsonl"], "probe.questions: no file /nowhere.jsonl"),
-        (["model.chat_template={{ messages }}"], "correct model.chat_template"),
+        (["model.chat_template={{ messages }}"], "a model can't be trained on it; set model.chat_template"),
     ],
 )
-def test_bad_input_is_one_sentence(tmp_path: Path, words: list[str], said: str) -> None:
-    done = sft("tiny", f"output_dir={tmp_path / 'run'}", *words)
-    assert done.returncode == 2, done.stderr
-    assert said in done.stderr
-    assert "Traceback" not in done.stderr
+def test_bad_input_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert main(["sft", "tiny", f"output_dir={tmp_path / 'run'}", *words]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()  # nothing is in the way of a second try

@@ -26,6 +26,7 @@ from rayrl.data.used import read_used
 from rayrl.errors import RunError, UserError
 from rayrl.models.builtin import resolve_model
 from rayrl.stages.sft_data import DATA, DataCounts, held_out, read_data, sft_tokenizer
+from rayrl.stages.sft_probe import Probe
 from rayrl.stages.sft_worker import Trainer
 from rayrl.tracking.rows import is_timing, read_rows
 
@@ -108,7 +109,7 @@ def test_data_is_split_by_what_is_said(tmp_path: Path) -> None:
     more = config_of(tmp_path, output_dir=str(tmp_path / "more"))
     write_rows(tmp_path / "rows.jsonl", 90)
     again = prepared(more)
-    assert read_used(folder) <= read_used(Path(more.output_dir))
+    assert read_used(folder).items() <= read_used(Path(more.output_dir)).items()
     assert again.train["rows"] > counts.train["rows"]
 
 
@@ -222,6 +223,68 @@ def test_a_model_that_forgets_is_stopped(tmp_path: Path) -> None:
     assert trainer._state.stopped is not None and "general ability fell from 100% to" in trainer._state.stopped
     with pytest.raises(RunError, match="no checkpoint is worth keeping: general ability fell"):
         trainer._export()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_run_that_forgets_ends_with_the_checkpoint_before_it(tmp_path: Path) -> None:
+    """A rate that grows from step to step: the first validation is as the start's, a later one isn't."""
+    probe = tmp_path / "probe.jsonl"
+    options = [*ANSWERS, "Paris", "a fish", "honey", "the Black Sea"]
+    pairs = [(a, b) for i, a in enumerate(options) for b in options[i + 1 :]]
+    config = config_of(
+        tmp_path,
+        max_steps=None,
+        model={
+            "model": "tiny-random",
+            "dtype": "fp32",
+            "optimizer": {"lr": 0.02, "warmup_steps": 40, "max_grad_norm": 100},
+        },
+        validation={"every": 2},
+        probe={"questions": str(probe), "max_fall": 0.1},
+        guard={"factor": None},
+    )
+
+    def write(sides: list[bool]) -> None:
+        rows = [
+            dict(zip(("right", "wrong"), (a, [b]) if side else (b, [a]), strict=True))
+            for (a, b), side in zip(pairs, sides, strict=True)
+        ]
+        probe.write_text("".join(json.dumps({"question": "What now?", **row}) + "\n" for row in rows))
+
+    # What the model happens to prefer at its start is called right.
+    write([True] * len(pairs))
+    folder = Path(config.output_dir)
+    prepared(config)
+    trainer = Trainer(config, folder, resolve_model("tiny-random"), 0, 1)
+    assert trainer._probe is not None
+    sides = []
+    for question in trainer._probe.questions:
+        sides.append(Probe([question]).accuracy(trainer._learner) == 1.0)
+    write(sides)
+    outcome = train(config)
+    rows = read_rows(folder / "metrics.jsonl")
+    fallen = [row for row in rows if row.get("probe/accuracy", 1.0) < 0.9]
+    assert outcome["start"]["probe/accuracy"] == 1.0
+    assert outcome["stopped"].startswith("general ability fell from 100% to")
+    assert len(fallen) == 1 and fallen[0]["step"] + 1 == outcome["step"] == len(rows) > outcome["best_step"] >= 2
+    assert (folder / "model" / "model.safetensors").is_file()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_validation_that_isnt_finite_ends_the_run_with_the_best_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(tmp_path)
+    losses = iter([9.0, 3.0, float("nan")])
+    evaluate = Trainer._evaluate
+    monkeypatch.setattr(Trainer, "_evaluate", lambda self: evaluate(self) | {"validation/loss": next(losses)})
+    outcome = train(config)
+    assert outcome["stopped"] == "the validation loss isn't finite after step 6" and outcome["best_step"] == 3
+    rows = read_rows(Path(config.output_dir) / "metrics.jsonl")
+    assert len(rows) == 6 and "validation/loss" in rows[2] and "validation/loss" not in rows[5]
+    monkeypatch.setattr(Trainer, "_evaluate", lambda self: {"validation/loss": float("nan")})
+    with pytest.raises(RunError, match=r"before training, validation/loss isn't finite"):
+        train(config_of(tmp_path, output_dir=str(tmp_path / "other")))
 
 
 @pytest.mark.usefixtures("one_rank")

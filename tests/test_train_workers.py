@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from cluster.errors import DoesNotFit
+from cluster.session import connect
 from rayrl.config.parts import RayConfig, TrainerConfig
-from rayrl.stages.train_workers import check_fits_here, watch
+from rayrl.stages.train_workers import check_fits_here, run_workers, watch
 from rayrl.tracking.rows import append_rows, open_rows, replace_rows
 
 
@@ -53,3 +54,9 @@ def test_ranks_that_dont_fit_are_refused_before_ray_starts() -> None:
     with pytest.raises(DoesNotFit, match="reward"):
         check_fits_here(TrainerConfig(ranks=4096, cpus_per_rank=4), RayConfig(), "reward")
     check_fits_here(TrainerConfig(), RayConfig(), "reward")
+
+
+def test_ranks_that_dont_fit_are_refused_where_ray_runs_already() -> None:
+    """In a pipeline, say. Ray Train would wait for them without end."""
+    with connect(num_cpus=1, object_store_mb=100), pytest.raises(DoesNotFit, match="ranks"):
+        run_workers(print, {}, TrainerConfig(cpus_per_rank=2), RayConfig(), collective_timeout_s=10)

@@ -7,6 +7,7 @@ environment variable that holds it. Built-in criteria are in the project's own w
 from __future__ import annotations
 
 import ipaddress
+import re
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -105,8 +106,7 @@ class JudgeConfig(Strict):
     model: str = Field("rubric", min_length=1, description="The model's name there.")
     api_key_env: str | None = Field(
         None,
-        pattern=r"^[A-Za-z_][A-Za-z0-9_]*$",
-        description="Name of the environment variable with the key, read where the judge runs.",
+        description="Name of the environment variable with the key (capitals, digits, `_`), read where the judge runs.",
     )
     send_patient_text: bool = Field(
         False, description="Allow patients' texts to leave this machine: needed for any endpoint that isn't on it."
@@ -140,6 +140,13 @@ class JudgeConfig(Strict):
         description="SQLite file of answers and spending, on a disk of its own machine; runs that share it pay once.",
     )
     budget: JudgeBudgetConfig = Field(default_factory=JudgeBudgetConfig)
+
+    @field_validator("api_key_env")
+    @classmethod
+    def _a_name_and_no_key(cls, name: str | None) -> str | None:
+        if name is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,39}", name):  # the message must not repeat a key
+            raise ValueError("write the variable's name, of at most 40 capitals, digits and _; never the key itself")
+        return name
 
     @field_validator("endpoint")
     @classmethod

@@ -13,6 +13,7 @@ machine by itself.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -64,12 +65,12 @@ class PipelineConfig(CommandConfig):
     def _resolve(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or not isinstance(raw.get("stages"), dict):
             return raw
-        folder = str(raw.get("output_dir", cls.model_fields["output_dir"].default))
+        folder = os.path.expanduser(str(raw.get("output_dir", cls.model_fields["output_dir"].default)))
         seed = raw.get("seed", cls.model_fields["seed"].default)
         resolved: dict[str, Any] = {}
         for name, given in raw["stages"].items():
             resolved[str(name)] = _resolve_stage(str(name), given, folder, seed, list(resolved))
-        return {**raw, "stages": resolved}
+        return {**raw, "output_dir": folder, "stages": resolved}
 
     @field_validator("stages")
     @classmethod
@@ -150,12 +151,32 @@ def _preset(name: str, command: str, preset: Any) -> dict[str, Any]:
 
 
 def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """`over` on `base`, section by section; lists and plain values are replaced."""
+    """`over` on `base`, section by section; lists and plain values are replaced, entries of a list by name or number.
+
+    So `sources: {real: {path: FILE}}`, or `stages.sft.data.sources.real.path=FILE` on the command line, fills in one
+    entry of a preset's list.
+    """
     merged = dict(base)
     for key, value in over.items():
         before = merged.get(key)
-        both = isinstance(before, Mapping) and isinstance(value, Mapping)
-        merged[key] = _merge(before, value) if both else value  # type: ignore[arg-type]
+        if isinstance(before, Mapping) and isinstance(value, Mapping):
+            merged[key] = _merge(before, value)
+        elif isinstance(before, list) and isinstance(value, Mapping):
+            merged[key] = _merge_entries(before, value, key)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _merge_entries(entries: list[Any], over: Mapping[str, Any], where: str) -> list[Any]:
+    merged = list(entries)
+    names = [str(entry.get("name", i)) if isinstance(entry, Mapping) else str(i) for i, entry in enumerate(entries)]
+    for name, value in over.items():
+        if str(name) not in names and not (str(name).isdecimal() and int(name) < len(entries)):
+            raise ValueError(f"{where}: the preset's list has no entry {name!r} ({', '.join(names)})")
+        place = names.index(str(name)) if str(name) in names else int(name)
+        both = isinstance(merged[place], Mapping) and isinstance(value, Mapping)
+        merged[place] = _merge(merged[place], value) if both else value
     return merged
 
 

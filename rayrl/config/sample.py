@@ -24,8 +24,8 @@ class SampleConfig(CommandConfig):
         None, description="Put before conversations that start without one; it isn't written into the candidates."
     )
     prompts: list[SourceConfig] = Field(
-        description="Where prompts come from. Of rows with answers the last one becomes the reference; weights have no "
-        "meaning here.",
+        description="Where prompts come from; of a dialogue that ends with an answer, that one becomes the reference. "
+        "With `num_prompts`, weights say how many each source gives (equal ones: as many each, while they last).",
     )
     exclude: list[SourceConfig] = Field(
         [],

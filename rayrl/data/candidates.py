@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from rayrl.data.prompts import BadLine, Rejected, check_row, jsonl_values
+from rayrl.data.readers.rows import short, why_not_encoded
 from rayrl.errors import UserError
 from rayrl.types import Candidates
 
@@ -61,7 +62,7 @@ def read_candidates(source: str | Path) -> CandidatesRead:
         for line, value in jsonl_values(file):
             row = _check(value)
             if isinstance(row, Candidates) and row.prompt.id in places:
-                row = "id {!r} is already taken by {}, line {}".format(row.prompt.id, *places[row.prompt.id])
+                row = "id {} is already taken by {}, line {}".format(short(row.prompt.id), *places[row.prompt.id])
             if isinstance(row, str):
                 rejected.append(Rejected(str(file), line, row))
             else:
@@ -91,6 +92,9 @@ def _check(value: Any) -> Candidates | str:
         return "answers isn't a list of texts"
     if not answers:
         return "answers is empty"
+    reason = next(filter(None, (why_not_encoded(f"answer {i}", text) for i, text in enumerate(answers, 1))), None)
+    if reason is not None:
+        return reason
     if not isinstance(model, str):
         return "model isn't a text"
     return Candidates(prompt, answers, model)

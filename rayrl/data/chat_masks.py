@@ -78,6 +78,21 @@ class ConversationEncoder:
                 "the chat template doesn't close the assistant's turn with an end token that the tokenizer knows: "
                 "write {{ eos_token }} after it in model.chat_template, or use model.chat_template=plain"
             )
+        self._check_middle(turns)
+
+    def _check_middle(self, round_: list[Message]) -> None:
+        """An answer must end before the next question begins, or the loss would count the patient's words."""
+        digits = ([*round_, Message(role="user", content=digit), round_[1]] for digit in "12")
+        try:
+            (spans, one), (_, other) = (self._spans(turns, [1, 3]) for turns in digits)
+        except (TemplateError, _NotPrefix):  # longer conversations are refused one by one
+            return
+        question = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), len(one))
+        if spans[0][1] > question:
+            raise UserError(
+                "the chat template closes the last of several answers only: write {{ eos_token }} after each in "
+                "model.chat_template, or use model.chat_template=plain"
+            )
 
     def _spans(self, turns: list[Message], answers: list[int]) -> tuple[list[tuple[int, int]], list[int]]:
         """(begin, end) in tokens of each answer, its end token included, and the whole conversation's tokens."""

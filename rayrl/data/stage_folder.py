@@ -45,7 +45,7 @@ def fingerprint(path: str | Path) -> str:
 
     What isn't a path (a model's or built-in's name) stands for itself.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if (path / MANIFEST).is_file():
         return hashlib.sha256((path / MANIFEST).read_bytes()).hexdigest()
     if not path.exists():
@@ -70,7 +70,7 @@ class StageFolder:
 
         Raises UserError where the folder holds another configuration's, or other inputs', work.
         """
-        self.path = Path(output_dir).absolute()
+        self.path = Path(output_dir).expanduser().absolute()
         self.work = self.path if in_place else self.path.with_name(self.path.name + ".partial")
         self._identity = {
             "stage": config.command,

@@ -33,27 +33,35 @@ def prompt_key(messages: Sequence[Message]) -> str:
     return conversation_key(PromptRow("", list(messages)))
 
 
+def prompt_text(messages: Sequence[Message]) -> str:
+    """What is compared for near-duplicates: all turns but the system's."""
+    return "\n".join(turn["content"] for turn in messages if turn["role"] != "system")
+
+
 def write_used(path: str | Path, conversations: Iterable[Conversation]) -> None:
-    """Writes the keys of every prompt answered in the conversations, sorted, each once; replaces the file whole.
+    """Writes key and text of every prompt answered in the conversations, sorted, each once; replaces the file whole.
 
     `path`: the file, or the stage's folder, in which it is called used.jsonl.
     """
     target = Path(path) / USED if Path(path).is_dir() else Path(path)
-    keys = {prompt_key(prompt) for one in conversations for prompt in answered_prompts(one.messages)}
+    prompts = [prompt for one in conversations for prompt in answered_prompts(one.messages)]
+    rows = {prompt_key(prompt): prompt_text(prompt) for prompt in prompts}
     draft = target.with_name(target.name + ".draft")
-    draft.write_text("".join(json.dumps({"key": key}) + "\n" for key in sorted(keys)), encoding="utf-8")
+    with draft.open("w", encoding="utf-8") as out:
+        out.writelines(json.dumps({"key": k, "text": rows[k]}, ensure_ascii=False) + "\n" for k in sorted(rows))
     os.replace(draft, target)
 
 
-def read_used(path: str | Path) -> set[str]:
-    """The keys in a stage's folder, or in such a file. Raises UserError where there are none to read."""
+def read_used(path: str | Path) -> dict[str, str]:
+    """Key -> text, of a stage's folder or such a file. Raises UserError where there are none to read."""
     file = Path(path) / USED if Path(path).is_dir() else Path(path)
     if not file.is_file():
         raise UserError(f"{path} has no {USED}: name the folder of a finished `rayrl sft`, or the data it trained on")
-    keys: set[str] = set()
+    texts: dict[str, str] = {}
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
         try:
-            keys.add(json.loads(line)["key"])
+            row = json.loads(line)
+            texts[row["key"]] = row["text"]
         except (ValueError, TypeError, KeyError):
-            raise UserError(f'{file}, line {number}: expected {{"key": ...}}') from None
-    return keys
+            raise UserError(f'{file}, line {number}: expected {{"key": ..., "text": ...}}') from None
+    return texts

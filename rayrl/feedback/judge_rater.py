@@ -6,10 +6,12 @@ are judged (pairs.py) and how a judge is asked (rayrl/judge).
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 
 import ray
 
+from rayrl.errors import RunError
 from rayrl.feedback.pairs import Pair, verdict_on
 from rayrl.judge.service import JudgeService
 from rayrl.types import Comparison
@@ -36,7 +38,18 @@ def judge_pairs(pairs: Iterable[Pair], judge: JudgeService) -> Iterator[Comparis
             return
         done, _ = ray.wait(list(under_way), num_returns=1)
         pair = under_way.pop(done[0])
-        found = judge.result(done[0])
+        try:
+            found = judge.result(done[0])
+        except RunError:
+            _let_end(under_way, judge)
+            raise
         yield verdict_on(
             pair, rater, found.verdict, margin=found.margin, scores=dict(found.scores), reason=found.reason
         )
+
+
+def _let_end(under_way: Iterable[ray.ObjectRef], judge: JudgeService) -> None:
+    """Waits for what is under way, refused like the first: Ray prints a traceback for each error that nobody takes."""
+    for reference in under_way:
+        with contextlib.suppress(RunError):
+            judge.result(reference)

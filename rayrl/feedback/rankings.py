@@ -17,16 +17,21 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from rayrl.config.feedback import HumanConfig, RankingSourceConfig
-from rayrl.data.prompts import BadLine, Rejected, check_row, jsonl_values
+from rayrl.data.prompts import BadLine, Rejected, check_row
 from rayrl.data.readers import read_rankings
+from rayrl.data.readers.rows import kind_of, why_not_text
+from rayrl.data.readers.values import file_values
 from rayrl.feedback.pairs import form_of
 from rayrl.types import Origin, PromptRow, Ranking
 
 _ROW_KEYS = ("id", "messages", "reference", "fields")
+_OWN_KEYS = frozenset({"messages", "answers", "ranks"})
+_VOTERS = 200
 
 
 @dataclass
@@ -137,20 +142,28 @@ def write_unranked(path: str | Path, items: Iterable[Item], annotator: str) -> N
 
 
 def _own_format(source: RankingSourceConfig) -> Path | None:
-    """The source's file, where its first row is of the project's own format."""
+    """The source's file, where a row among the first is of the project's own format."""
     path = Path(source.path).expanduser()
     if source.format != "auto" or path.suffix != ".jsonl" or not path.is_file():
         return None
-    first = next((value for _, value in jsonl_values(path)), None)
-    return path if isinstance(first, Mapping) and {"messages", "answers", "ranks"} <= first.keys() else None
+    first = (_renamed(value, source) for _, value in islice(file_values(path, source.encoding), _VOTERS))
+    return path if any(isinstance(value, Mapping) and value.keys() >= _OWN_KEYS for value in first) else None
+
+
+def _renamed(value: Any, source: RankingSourceConfig) -> Any:
+    """The row with the names that `columns` gives it."""
+    if not isinstance(value, Mapping) or not source.columns:
+        return value
+    names = {theirs: ours for ours, theirs in source.columns.items()}
+    return {names.get(key, key): inside for key, inside in value.items()}
 
 
 def _read_own(path: Path, source: RankingSourceConfig) -> tuple[list[Ranking], list[Rejected], int]:
     rows: list[Ranking] = []
     rejected: list[Rejected] = []
     unranked = 0
-    for line, value in jsonl_values(path):
-        ranking = _check(value, path, line, source)
+    for line, value in file_values(path, source.encoding):
+        ranking = _check(_renamed(value, source), path, line, source)
         if ranking is None:
             unranked += 1
         elif isinstance(ranking, str):
@@ -167,10 +180,15 @@ def _check(value: Any, path: Path, line: int, source: RankingSourceConfig) -> Ra
     prompt = check_row({key: value[key] for key in _ROW_KEYS if key in value})
     if isinstance(prompt, str):
         return prompt
-    answers, ranks = value.get("answers"), value.get("ranks")
-    if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
+    answers, ranks, all_wrong = value.get("answers"), value.get("ranks"), value.get("all_wrong")
+    if not isinstance(answers, list):
         return "answers isn't a list of texts"
-    if ranks is None and not value.get("all_wrong"):
+    reason = next(filter(None, (_why_not_answer(i, text, source) for i, text in enumerate(answers, 1))), None)
+    if reason is not None:
+        return reason
+    if all_wrong is not None and not isinstance(all_wrong, bool):
+        return f"all_wrong is {kind_of(all_wrong)}, expected true or false"
+    if ranks is None and not all_wrong:
         return None
     annotator = source.annotator or value.get("annotator") or source.name
     criteria = ranks if isinstance(ranks, Mapping) else {}
@@ -179,7 +197,15 @@ def _check(value: Any, path: Path, line: int, source: RankingSourceConfig) -> Ra
         if not isinstance(given, list) or len(given) != len(answers) or not all(_is_rank(rank) for rank in given):
             return f"ranks{f' of {name}' if name else ''} must be one whole number from 1 an answer"
     origin = Origin(source.name, source.kind, form_of(prompt), str(path), line)
-    return Ranking(prompt, answers, whole, str(annotator), origin, criteria, value.get("all_wrong") is True)
+    return Ranking(prompt, answers, whole, str(annotator), origin, criteria, bool(all_wrong))
+
+
+def _why_not_answer(number: int, text: Any, source: RankingSourceConfig) -> str | None:
+    name = f"answer {number}"
+    reason = why_not_text(name, text)
+    if reason is None and len(text) > source.max_chars:
+        reason = f"{name} has {len(text)} characters, more than max_chars={source.max_chars}"
+    return reason
 
 
 def _is_rank(value: Any) -> bool:

@@ -7,6 +7,7 @@ its owner may read it. Left out: expiry; delete the file to forget.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import os
@@ -46,6 +47,8 @@ class Store:
         """
         self.path = Path(path).expanduser().absolute()
         self._database = _open(self.path, wait_s)
+        self.flying: dict[str, asyncio.Task[str]] = {}
+        """Requests under way by key, of all clients: equal ones are sent once."""
         self.ledger = Ledger(self._database)
 
     def answer(self, key: str) -> str | None:

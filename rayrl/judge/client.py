@@ -12,6 +12,7 @@ import email.utils
 import logging
 import os
 import random
+import re
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -21,6 +22,7 @@ from rayrl.config.judge import JudgeConfig
 from rayrl.errors import RunError, UserError
 from rayrl.judge.budget import cost, max_prompt_tokens
 from rayrl.judge.cache import Store, request_key
+from rayrl.judge.parse import CUT
 from rayrl.types import Message
 
 _RETRIED = frozenset({408, 409, 425, 429})
@@ -30,6 +32,10 @@ _BAD_REQUEST = frozenset({400, 413, 422})
 """About this one request: too long, refused content."""
 _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+"""Half of a UTF-16 pair, which JSON can escape into a text that no encoding takes."""
+_MOST_TOKENS = 1 << 32
+"""An endpoint that says it used more is wrong."""
 
 
 class CallFailed(Exception):
@@ -48,17 +54,37 @@ class _Again(Exception):
         self.wait_s = wait_s
 
 
+class Pace:
+    """When requests to one endpoint may go out; clients of the same endpoint and limits share one."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        self.slots = asyncio.Semaphore(config.concurrency)
+        rate = config.requests_per_minute
+        self._spacing_s = 0.0 if rate is None else 60.0 / rate
+        self._next_turn = self._not_before = 0.0
+
+    async def turn(self) -> None:
+        """Waits for a request's turn: evenly spaced to keep to the rate, and not before a Retry-After is over."""
+        at = max(time.monotonic(), self._next_turn)
+        self._next_turn = at + self._spacing_s
+        while (wait_s := max(at, self._not_before) - time.monotonic()) > 0:  # one may come while this one sleeps
+            await asyncio.sleep(wait_s)
+
+    def hold(self, seconds: float) -> None:
+        """Lets no request go for so long."""
+        self._not_before = max(self._not_before, time.monotonic() + seconds)
+
+
 class JudgeClient:
     """One model at one endpoint. Lives in one event loop."""
 
-    def __init__(self, config: JudgeConfig, store: Store) -> None:
+    def __init__(self, config: JudgeConfig, store: Store, pace: Pace | None = None) -> None:
         """Raises UserError where the key's environment variable isn't set."""
         self._config, self._store = config, store
         self._host = urlsplit(config.endpoint).netloc
         self._openai = _openai_client(config)
-        self._slots = asyncio.Semaphore(config.concurrency)
-        self._flying: dict[str, asyncio.Task[str]] = {}
-        self._next_turn = 0.0
+        self._pace = pace or Pace(config)
+        self._mine: set[asyncio.Task[str]] = set()
         self._jitter = random.Random()
 
     async def ask(self, messages: Sequence[Message]) -> str:
@@ -66,20 +92,25 @@ class JudgeClient:
 
         Raises CallFailed, BudgetExceeded, EndpointRefused.
         """
+        if any(_HALF_A_PAIR.search(message["content"]) for message in messages):
+            raise CallFailed("the prompt holds characters that no encoding takes")
         key = request_key(self._config.model, messages, self._settings())
         known = self._store.answer(key)
         if known is not None:
             return known
-        if key not in self._flying:
+        flying = self._store.flying
+        if key not in flying:
             task = asyncio.create_task(self._fetch(key, list(messages)))
-            self._flying[key] = task
-            task.add_done_callback(lambda _: self._flying.pop(key))
+            flying[key] = task
+            self._mine.add(task)
+            task.add_done_callback(lambda _: flying.pop(key))
+            task.add_done_callback(self._mine.discard)
         # Shielded: whoever asked first may be cancelled, and others wait for the same answer.
-        return await asyncio.shield(self._flying[key])
+        return await asyncio.shield(flying[key])
 
     async def close(self) -> None:
         """Gives up what is in flight, as lost, and closes the connections."""
-        tasks = list(self._flying.values())
+        tasks = list(self._mine)
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -95,8 +126,8 @@ class JudgeClient:
         config = self._config
         for attempt in range(config.max_retries + 1):
             try:
-                async with self._slots:
-                    await self._turn()
+                async with self._pace.slots:
+                    await self._pace.turn()
                     return await self._send(key, messages)
             except _Again as error:
                 problem, asked = str(error), error.wait_s
@@ -106,15 +137,6 @@ class JudgeClient:
             if attempt < config.max_retries:
                 await asyncio.sleep(backoff * self._jitter.uniform(0.5, 1.0))
         raise CallFailed(f"{problem} (the last of {config.max_retries + 1} requests)")
-
-    async def _turn(self) -> None:
-        """Waits for this request's turn: evenly spaced to keep to the rate, and not before a Retry-After is over."""
-        now = time.monotonic()
-        turn = max(now, self._next_turn)
-        if self._config.requests_per_minute is not None:
-            self._next_turn = turn + 60.0 / self._config.requests_per_minute
-        if turn > now:
-            await asyncio.sleep(turn - now)
 
     async def _send(self, key: str, messages: list[Message]) -> str:
         """One request. Raises _Again where another may succeed."""
@@ -131,7 +153,7 @@ class JudgeClient:
                 )
             text = _text_of(reply)
             if text is None:
-                raise _Again(f"{self._host} sent an empty or broken body")
+                raise _Again(f"{self._host} sent a broken body")
             usage = getattr(reply, "usage", None)
             used = (_count(usage, "prompt_tokens", prompt_limit), _count(usage, "completion_tokens", config.max_tokens))
             self._store.receive(number, cost(*used, config.budget), key, config.model, text)
@@ -141,10 +163,7 @@ class JudgeClient:
             if error.status_code not in _MAYBE_BILLED:
                 end = ledger.refuse
             problem: Exception = self._about_status(error)
-        except UnicodeEncodeError:
-            end = ledger.forget
-            problem = CallFailed("the prompt holds characters that no encoding takes")
-        except (TimeoutError, openai.APIConnectionError, openai.OpenAIError, ValueError) as error:
+        except (TimeoutError, openai.OpenAIError, ValueError, RecursionError) as error:  # a body may hold anything
             if type(error.__cause__).__name__ in _NEVER_SENT:
                 end = ledger.forget
             problem = _Again(f"{self._host}: {_failure(error)}")
@@ -161,7 +180,7 @@ class JudgeClient:
         if status in _RETRIED or status >= 500:
             wait_s = _retry_after(error.response.headers.get("retry-after"))
             if wait_s is not None and wait_s <= self._config.max_wait_s:
-                self._next_turn = max(self._next_turn, time.monotonic() + wait_s)
+                self._pace.hold(wait_s)
             return _Again(said, wait_s)
         if status in _BAD_REQUEST:
             return CallFailed(f"{said}: it doesn't take this request")
@@ -190,26 +209,31 @@ def _openai_client(config: JudgeConfig) -> Any:
         # A redirect, or a proxy for an address of this machine, would take texts where nobody allowed them.
         http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False, trust_env=not config.on_this_machine),
     )
+    # The package also takes an account's headers, and a key's, from OPENAI_... variables meant for other programs.
+    client.organization = client.project = None
+    client._custom_headers = {}
     _ = client.chat.completions  # its import takes a second that no request's time limit should pay
     return client
 
 
 def _text_of(reply: Any) -> str | None:
-    """The answer's text; None where the body is none of a chat completion, or is empty without a reason."""
+    """The answer's text; None where the body is none of a chat completion.
+
+    "" where a whole answer holds no text (withheld, a tool call): asked again in the same words it would be so again.
+    """
     choices = getattr(reply, "choices", None)
-    if not isinstance(choices, list) or not choices:
+    if not isinstance(choices, list) or not choices or not hasattr(choices[0], "message"):
         return None
-    content = getattr(getattr(choices[0], "message", None), "content", None)
-    if isinstance(content, str) and content.strip():
-        return content
-    # Cut by the token limit, or withheld: asked again in the same words it would be so again.
-    stopped = getattr(choices[0], "finish_reason", None) in ("length", "content_filter")
-    return "" if stopped else None
+    content = getattr(choices[0].message, "content", None)
+    text = _HALF_A_PAIR.sub("\ufffd", content) if isinstance(content, str) else ""
+    return text + CUT if getattr(choices[0], "finish_reason", None) == "length" else text
 
 
 def _count(usage: Any, name: str, otherwise: int) -> int:
     value = getattr(usage, name, None)
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else otherwise
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= _MOST_TOKENS:
+        return otherwise
+    return value
 
 
 def _failure(error: Exception) -> str:

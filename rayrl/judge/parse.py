@@ -14,7 +14,10 @@ from typing import Any
 OVERALL = "overall"
 """What a score is called that a judge gave without telling criteria apart."""
 
+CUT = "\n[cut at max_tokens]"
+"""Stands behind an answer that its token limit cut: what looks like its last number may be half of one."""
 _THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
+_THOUGHTS_BEGIN = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
 _NUMBER = re.compile(r"^\s*(\d{1,3}(?:\.\d+)?)\s*(?:(?:/|out of)\s*10|分|points?)?\s*$", re.IGNORECASE)
 _LINE_VALUE = r"[\"'*_ \t]*[:：=][\"'*_ \t]*(\d{1,3}(?:\.\d+)?)(?![\d.]*\d)"
 _LINE = (
@@ -33,7 +36,7 @@ def pair_scores(text: str, criteria: Sequence[str], low: float = 1, high: float 
 
     Raises Unread.
     """
-    text = _THOUGHTS_END.split(text)[-1]
+    text = _answer_of(text)
     problem = "it holds no JSON object and no lines `A: NUMBER`, `B: NUMBER`"
     for found in reversed(list(_objects(text))):
         sides = {_side(key): value for key, value in found.items()}
@@ -45,6 +48,7 @@ def pair_scores(text: str, criteria: Sequence[str], low: float = 1, high: float 
                 problem = "A and B are scored on different criteria"
             except Unread as error:
                 problem = str(error)
+    _refuse_cut(text)
     lines = [_only_line(text, label, low, high) for label in ("A", "B")]
     if lines[0] is not None and lines[1] is not None:
         return {OVERALL: lines[0]}, {OVERALL: lines[1]}
@@ -53,13 +57,14 @@ def pair_scores(text: str, criteria: Sequence[str], low: float = 1, high: float 
 
 def answer_scores(text: str, criteria: Sequence[str], low: float = 0, high: float = 10) -> Scores:
     """Scores of a single answer by criterion (or `overall` alone). Raises Unread."""
-    text = _THOUGHTS_END.split(text)[-1]
+    text = _answer_of(text)
     problem = "it holds no JSON object and no lines `CRITERION: NUMBER`"
     for found in reversed(list(_objects(text))):
         try:
             return _criteria(found, criteria, low, high)
         except Unread as error:
             problem = str(error)
+    _refuse_cut(text)
     lines = {name: _only_line(text, re.escape(name), low, high) for name in criteria}
     scores = {name: score for name, score in lines.items() if score is not None}
     if len(scores) == len(lines):
@@ -68,6 +73,20 @@ def answer_scores(text: str, criteria: Sequence[str], low: float = 0, high: floa
     if overall is not None and not scores:
         return {OVERALL: overall}
     raise Unread(problem)
+
+
+def _answer_of(text: str) -> str:
+    """What stands behind the thoughts. Raises Unread where they never end: numbers in them are drafts."""
+    answer = _THOUGHTS_END.split(text)[-1]
+    if _THOUGHTS_BEGIN.search(answer):
+        _refuse_cut(text)
+        raise Unread("its thoughts never end")
+    return answer
+
+
+def _refuse_cut(text: str) -> None:
+    if text.endswith(CUT):
+        raise Unread("judge.max_tokens cut it: raise it")
 
 
 def _objects(text: str) -> Iterator[Mapping[str, Any]]:

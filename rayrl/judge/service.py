@@ -2,18 +2,20 @@
 
 The actor owns the cache file (cache.py), whose path names it, and lives beside the process that first asks for it; the
 driver does, and keeps its handle, before workers ask. Where it dies it starts again from the file, and calls that were
-under way are made again: answered ones from the cache. Clients differ by configuration: endpoint, model, limits.
+under way are made again: answered ones from the cache. Clients differ by configuration: model, criteria, budget; those
+of one endpoint and the same limits keep to one pace.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrl.config.judge import LOCAL_RUBRIC, JudgeConfig
@@ -21,12 +23,13 @@ from rayrl.config.load import config_hash
 from rayrl.judge import compare
 from rayrl.judge.budget import Spent
 from rayrl.judge.cache import Store
-from rayrl.judge.client import JudgeClient
+from rayrl.judge.client import JudgeClient, Pace
 from rayrl.judge.compare import AnswerScore, Judgement
 from rayrl.types import Message, PromptRow
 
 _MAX_CALLS = 10_000
 """Calls that may wait in the actor; the clients bound what is sent."""
+_TRIES = 50
 
 
 class JudgeOwner:
@@ -36,6 +39,7 @@ class JudgeOwner:
         self._cache = cache
         self._store: Store | None = None
         self._clients: dict[str, JudgeClient] = {}
+        self._paces: dict[tuple[Any, ...], Pace] = {}
 
     async def check(self, config: JudgeConfig) -> Spent:
         """Opens what is needed to ask. Raises UserError where the cache or the key isn't there."""
@@ -68,7 +72,9 @@ class JudgeOwner:
             self._store = Store(self._cache)
         key = config_hash(config)
         if key not in self._clients:
-            self._clients[key] = JudgeClient(config, self._store)
+            limits = (config.endpoint, config.concurrency, config.requests_per_minute)
+            pace = self._paces.setdefault(limits, Pace(config))
+            self._clients[key] = JudgeClient(config, self._store, pace)
         return self._clients[key]
 
 
@@ -84,8 +90,20 @@ class JudgeService:
             raise ValueError("the local rubric's server must run first (feedback.rubric_server.served)")
         self.config = config
         path = str(Path(config.cache).expanduser().absolute())
+        for attempt in range(_TRIES):
+            self._actor: Any = self._join(path)
+            try:
+                self.spent()
+                return
+            except ActorDiedError:  # the handle of a service that has just gone was its last, and Ray is ending it
+                if attempt == _TRIES - 1:
+                    raise
+                time.sleep(0.2)
+
+    @staticmethod
+    def _join(path: str) -> Any:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        self._actor: Any = (
+        return (
             ray.remote(JudgeOwner)
             .options(
                 name=f"judge-{hashlib.sha256(path.encode()).hexdigest()[:16]}",
@@ -98,7 +116,6 @@ class JudgeService:
             )
             .remote(path)
         )
-        self.spent()
 
     def spent(self) -> Spent:
         """What all runs that share the cache have spent."""
@@ -120,10 +137,17 @@ class JudgeService:
         """One answer's score from 0 to 10."""
         return self.score_batch([(prompt, answer)])[0]
 
-    def score_batch(self, answers: Sequence[tuple[PromptRow, str]]) -> list[AnswerScore]:
-        """Scores of many answers, asked for at one time, in their order. Raises EndpointRefused."""
+    def score_batch(
+        self, answers: Sequence[tuple[PromptRow, str]], timeout_s: float | None = None
+    ) -> list[AnswerScore]:
+        """Scores of many answers, asked for at one time, in their order. Raises EndpointRefused.
+
+        Those that aren't there after `timeout_s` have no value; their answers still come, into the cache.
+        """
         pending = [self._actor.score.remote(self.config, prompt, answer) for prompt, answer in answers]
-        return [_get(reference) for reference in pending]
+        done = set(ray.wait(pending, num_returns=len(pending), timeout=timeout_s)[0]) if pending else set()
+        late = AnswerScore(None, reason=f"no score within {timeout_s} s")
+        return [_get(reference) if reference in done else late for reference in pending]
 
 
 def _get(reference: ray.ObjectRef) -> Any:

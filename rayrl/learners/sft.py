@@ -27,7 +27,7 @@ from rayrl.models.heads import check_projection
 from rayrl.models.loading import device, load_causal_lm
 from rayrl.models.partition import Partition, check_views, merged_parameters, partition
 from rayrl.models.prompt_tuning import prompt_partition
-from rayrl.models.segments import check_segments, use_segments
+from rayrl.models.segments import use_segments
 from rayrl.models.supervised import SupervisedBatch, SupervisedModule, make_batch
 
 Masked = tuple[np.ndarray, np.ndarray]
@@ -62,7 +62,6 @@ class SFTLearner:
         check_projection(model)
         if packed:
             use_segments(model)
-            check_segments(model)
         if config.train.mode == "p_tuning":
             self.parts: Partition = prompt_partition(model, config.train)
         else:

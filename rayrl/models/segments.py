@@ -55,8 +55,20 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
+def positions(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """int64 [1, L]: 0, 1, 2 ... anew in each segment."""
+    return torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+
+
 def use_segments(model: PreTrainedModel) -> None:
-    """Makes `model` run `segment_attention`. Raises UserError where it doesn't take another attention."""
+    """Makes `model` run `segment_attention`.
+
+    Raises UserError where it doesn't take another attention, or where two sequences in one row don't give what the
+    model's own attention gives them alone (layers that look past segments, or attend in a way of their own).
+    """
+    ids = torch.arange(7, 30, device=model.device)[None] % model.config.vocab_size
+    lengths = (9, 14)
+    alone = torch.cat([_hidden(model, input_ids=part) for part in ids.split(lengths, dim=1)], dim=1)
     AttentionInterface.register(NAME, segment_attention)
     AttentionMaskInterface.register(NAME, _no_mask)
     try:
@@ -66,27 +78,18 @@ def use_segments(model: PreTrainedModel) -> None:
         raise UserError(
             f"{type(model).__name__} can't be trained on packed rows ({first_line}): set data.packing=false"
         ) from error
-
-
-def positions(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """int64 [1, L]: 0, 1, 2 ... anew in each segment."""
-    return torch.cat([torch.arange(length, device=device) for length in lengths])[None]
+    place = positions(lengths, ids.device)
+    packed = _hidden(model, input_ids=ids, position_ids=place, segment_lengths=lengths)
+    gap = (packed.float() - alone.float()).abs().max().item()
+    limit = (0.05 if packed.dtype == torch.bfloat16 else 1e-3) * max(1.0, alone.float().abs().max().item())
+    if not gap <= limit:
+        raise UserError(
+            f"{type(model).__name__} doesn't give sequences that share a row what it gives them alone (hidden states "
+            f"differ by {gap:.3g}): set data.packing=false"
+        )
 
 
 @torch.no_grad()
-def check_segments(model: PreTrainedModel) -> None:
-    """Stops if two sequences in one row don't give what they give alone (a model whose layers look past segments)."""
-    ids = torch.arange(7, 30, device=model.device)[None] % model.config.vocab_size
-    lengths = (9, 14)
-    base = model.base_model
-    place = positions(lengths, ids.device)
-    packed = base(input_ids=ids, position_ids=place, use_cache=False, segment_lengths=lengths)
-    alone = [base(input_ids=part, use_cache=False).last_hidden_state for part in ids.split(lengths, dim=1)]
-    whole = torch.cat(alone, dim=1).float()
-    gap = (packed.last_hidden_state.float() - whole).abs().max().item()
-    limit = (0.05 if packed.last_hidden_state.dtype == torch.bfloat16 else 1e-3) * max(1.0, whole.abs().max().item())
-    if not gap <= limit:
-        raise UserError(
-            f"{type(model).__name__} mixes sequences that share a row (hidden states differ by {gap:.3g}): "
-            "set data.packing=false"
-        )
+def _hidden(model: PreTrainedModel, **inputs: Any) -> Tensor:
+    hidden: Tensor = model.base_model(use_cache=False, **inputs).last_hidden_state
+    return hidden

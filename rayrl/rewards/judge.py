@@ -17,12 +17,15 @@ from rayrl.types import Rollout, SourceScores
 class JudgeReward:
     """One worker's way to the judge. Scores are from 0 to 10."""
 
-    def __init__(self, name: str, config: JudgeConfig) -> None:
-        """Raises UserError where the judge's cache or key can't be used."""
-        self._name, self._service = name, JudgeService(config)
+    def __init__(self, name: str, config: JudgeConfig, timeout_s: float) -> None:
+        """`timeout_s`: limit of the whole reward; what isn't scored shortly before it is a failure of its own.
+
+        Raises UserError where the judge's cache or key can't be used.
+        """
+        self._name, self._service, self._limit_s = name, JudgeService(config), 0.9 * timeout_s
 
     def score(self, rollouts: Sequence[Rollout]) -> SourceScores:
         """Scores in order. Raises EndpointRefused where no request would succeed."""
-        scores = self._service.score_batch([(r.prompt.row, r.text) for r in rollouts])
+        scores = self._service.score_batch([(r.prompt.row, r.text) for r in rollouts], self._limit_s)
         failures = {index: score.reason or "no score" for index, score in enumerate(scores) if score.value is None}
         return SourceScores(self._name, [score.value for score in scores], failures)

@@ -132,7 +132,7 @@ def _finish(config: RewardConfig, folder: Path, tokenizer: Any, data: RewardData
     _publish_model(best / MODEL, folder / "model", tokenizer, data.pad_id)
     scores = np.load(best / SCORES)
     write_scores(folder / "heldout_scores.jsonl", data, scores)
-    summary = summarise(config, data, scores, state)
+    summary = summarise(config, data, scores, np.load(latest[1] / SCORES), state)
     write_summary(folder / "summary.json", summary)
     write_page(folder, page(folder, summary))
     console.print(summary["headline"], soft_wrap=True)

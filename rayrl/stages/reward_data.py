@@ -17,8 +17,9 @@ import numpy as np
 from rayrl.config.reward import ComparisonsConfig, RankingLossConfig, RewardConfig
 from rayrl.config.sources import SourceConfig
 from rayrl.data.chat import encode_prompt, end_token_ids, special_tokens, with_system
-from rayrl.data.prompts import ReadResult, Rejected, check_rejected
+from rayrl.data.prompts import Rejected
 from rayrl.data.readers import read_comparisons
+from rayrl.data.readers.rows import check_share
 from rayrl.data.split import conversation_key, split_heldout
 from rayrl.errors import UserError
 from rayrl.learners.preferences import Pair, PreferenceGroup, PreferenceSet
@@ -173,7 +174,8 @@ def _read(
             else:
                 bad.append(Rejected(comparison.origin.file, comparison.origin.line, encoded))
                 counts["prompt or answer can't be used"] += 1
-        check_rejected(ReadResult(source.path, [used.prompt.row for used in found], bad), config.max_rejected_fraction)
+        good = len(read.rows) + len(read.rejected) - len(bad)  # those without a verdict too: they can be read
+        check_share(source.path, "comparisons", good, bad, config.max_rejected_fraction, "data.max_rejected_fraction")
         rejected += bad
     return found
 

@@ -60,8 +60,13 @@ def scored_pairs(data: RewardData, scores: np.ndarray) -> list[ScoredPair]:
     return scored
 
 
-def summarise(config: RewardConfig, data: RewardData, scores: np.ndarray, state: dict[str, Any]) -> dict[str, Any]:
-    """The content of summary.json; estimates are mappings `mean, low, high, n` (n: prompts)."""
+def summarise(
+    config: RewardConfig, data: RewardData, scores: np.ndarray, last: np.ndarray, state: dict[str, Any]
+) -> dict[str, Any]:
+    """The content of summary.json; estimates are mappings `mean, low, high, n` (n: prompts).
+
+    `scores` are the best checkpoint's, `last` the last one's, whose accuracy wasn't chosen by looking.
+    """
     pairs = scored_pairs(data, scores)
     rule = fit_length_rule(_lengths(data.train))
     found, baseline = accuracy(pairs), length_accuracy(pairs, rule)
@@ -82,6 +87,7 @@ def summarise(config: RewardConfig, data: RewardData, scores: np.ndarray, state:
         "best_step": state["best_step"],
         "data": data.counts,
         "accuracy": asdict(found) | {"pairs": len(pairs)},
+        "last_accuracy": _mapping(accuracy(scored_pairs(data, last))),
         "length_baseline": {
             "rule": rule.name,
             "target_tokens": rule.target,
@@ -142,7 +148,11 @@ def page(folder: Path, summary: dict[str, Any]) -> Page:
             ("Start", summary["model"]),
             ("Trained", summary["trained"]),
             ("Pairs", f"{summary['data']['train']['pairs']} to train, {summary['data']['heldout']['pairs']} held out"),
-            ("Best checkpoint", f"after step {summary['best_step']} of {summary['steps']}"),
+            (
+                "Best checkpoint",
+                f"after step {summary['best_step']} of {summary['steps']}, by these pairs; the last one: "
+                f"{_percent(summary['last_accuracy']['mean'])} ({_interval(summary['last_accuracy'])})",
+            ),
         ],
         tiles=[
             ("Accuracy", _percent(found["mean"]), _interval(found)),

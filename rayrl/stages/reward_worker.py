@@ -77,13 +77,14 @@ def train_loop(settings: dict[str, Any]) -> None:
             scores = learner.heldout_scores()
             evaluated = heldout_metrics(heldout, scores)
             state = better_state(state, step + 1, evaluated)
-            _save(learner, store, state, scores, rank)
             metrics |= {f"heldout/{key}": value for key, value in evaluated.items()}
         now = time.monotonic()
         metrics |= {"time/step": now - began}
         began = now
         if log is not None:
-            log.metrics(step, metrics)
+            log.metrics(step, metrics)  # before the checkpoint: a resumed run drops rows that it will write again
+        if step + 1 in points:
+            _save(learner, store, state, scores, rank)
     if log is not None:
         log.close()
 

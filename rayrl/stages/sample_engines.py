@@ -8,6 +8,7 @@ as they are finished. Only token ids travel; texts stay in the driver.
 from __future__ import annotations
 
 import logging
+import re
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
+from ray.data.exceptions import SystemException
 from ray.exceptions import RayActorError, RayError
 from ray.util.annotations import RayDeprecationWarning
 
@@ -41,6 +43,8 @@ ANSWERS = pa.schema(
         ("seconds", pa.float64()),
     ]
 )
+
+_RAISED = re.compile(r"[A-Za-z_.]*(Error|Exception): ")
 
 
 @dataclass(frozen=True)
@@ -175,7 +179,7 @@ def _quiet_context(start_timeout_s: float) -> Iterator[None]:
         # max_restarts has no other way in yet.
         warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated", RayDeprecationWarning)
         for one in loggers:
-            one.setLevel(logging.ERROR)
+            one.setLevel(logging.CRITICAL)  # it takes a dead engine for an error of its own
         try:
             yield
         finally:
@@ -184,9 +188,10 @@ def _quiet_context(start_timeout_s: float) -> Iterator[None]:
 
 
 def _cause(error: BaseException) -> str:
-    """The first line of the innermost error, with its type."""
+    """The innermost error in one line; Ray Data's own words around it say nothing."""
     inner: Any = error
-    while getattr(inner, "cause", None) or inner.__cause__:
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    line = next(iter(str(inner).strip().splitlines()), "")
-    return f"{type(inner).__name__}: {line}"
+    while (deeper := getattr(inner, "cause", None) or inner.__cause__) and not isinstance(deeper, SystemException):
+        inner = deeper
+    lines = str(inner).strip().splitlines() or [""]
+    # An actor that can't start brings a whole traceback as its text; what was raised stands last.
+    return next((line for line in reversed(lines) if _RAISED.match(line)), f"{type(inner).__name__}: {lines[0]}")

@@ -15,13 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from rayrl.config.sample import SampleConfig
-from rayrl.config.sources import SourceConfig
 from rayrl.data.chat import encode_prompt
 from rayrl.data.dedup import NearDuplicates
 from rayrl.data.readers import Rejected, check_read, read_prompt_rows
 from rayrl.data.split import conversation_key
-from rayrl.data.stage_folder import MANIFEST
-from rayrl.data.used import USED, answered_prompts, read_used
+from rayrl.data.stage_folder import MANIFEST, STARTED
+from rayrl.data.used import USED, answered_prompts, prompt_text, read_used
 from rayrl.errors import UserError
 from rayrl.types import Prompt, PromptRow
 
@@ -37,9 +36,10 @@ TOO_LONG = "longer than rollout.max_prompt_tokens"
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt with its place; `group`: the row it was cut from."""
+    """A prompt with its source and place; `group`: the row it was cut from."""
 
     row: PromptRow
+    source: str
     group: str
     file: str
     line: int
@@ -118,18 +118,18 @@ def _read(config: SampleConfig) -> tuple[list[Item], list[Rejected]]:
                         f"prompts {source.name!r}: the id {one.id!r} is already taken by {items[one.id].file}, "
                         f"line {items[one.id].line}"
                     )
-                items[one.id] = Item(one, whole.id, origin.file, origin.line)
+                items[one.id] = Item(one, source.name, whole.id, origin.file, origin.line)
     return list(items.values()), rejected
 
 
 def _unseen(items: Iterable[Item], config: SampleConfig, drop: Any) -> Iterator[Item]:
     """Items that neither fine-tuning used nor an earlier item says, in order."""
     threshold = config.near_duplicates
-    used_keys, used_near = _used(config.exclude, threshold)
+    used_keys, used_near = _used(config, threshold)
     keys: dict[str, str] = {}
     near = NearDuplicates(threshold) if threshold is not None else None
     for item in items:
-        key, text = conversation_key(item.row), _text(item.row)
+        key, text = conversation_key(item.row), prompt_text(item.row.messages)
         if key in used_keys:
             drop(item, USED_EXACTLY)
         elif key in keys:
@@ -145,31 +145,42 @@ def _unseen(items: Iterable[Item], config: SampleConfig, drop: Any) -> Iterator[
             yield item
 
 
-def _used(exclude: Sequence[SourceConfig], threshold: float | None) -> tuple[set[str], NearDuplicates | None]:
-    """Keys of what fine-tuning used, and its texts to compare with (of a stage's folder only keys are known)."""
+def _used(config: SampleConfig, threshold: float | None) -> tuple[set[str], NearDuplicates | None]:
+    """Keys of what fine-tuning used, and its texts to compare with."""
     keys: set[str] = set()
     near = NearDuplicates(threshold) if threshold is not None else None
-    for source in exclude:
-        if (Path(source.path) / MANIFEST).is_file() or Path(source.path).name == USED:
-            keys |= read_used(source.path)
+    for source in config.exclude:
+        path = Path(source.path).expanduser()
+        if path.name == USED or any((path / name).is_file() for name in (MANIFEST, STARTED, USED)):
+            if not all((path / name).is_file() for name in (MANIFEST, USED)) and path.name != USED:
+                raise UserError(f"exclude {source.name!r}: {path} isn't the folder of a finished `rayrl sft`")
+            for key, text in read_used(path).items():
+                if near is not None and key not in keys:
+                    near.add(source.name, text)
+                keys.add(key)
             continue
-        for row in read_prompt_rows(source).rows:
+        read = read_prompt_rows(source)
+        check_read(read, config.max_rejected_fraction)  # what can't be read would exclude nothing, without a word
+        for row in read.rows:
             for one in prompts_of(row):
                 key = conversation_key(one)
                 if near is not None and key not in keys:
-                    near.add(f"{source.name}: {one.id}", _text(one))
+                    near.add(f"{source.name}: {one.id}", prompt_text(one.messages))
                 keys.add(key)
     return keys, near
 
 
 def _draw_order(items: Sequence[Item], config: SampleConfig) -> list[Item]:
-    """By a hash of seed and id, so that a longer draw holds a shorter one."""
+    """Sources in turn, as often as their weights say; within a source by a hash of seed and id.
 
-    def rank(item: Item) -> str:
+    The first n prompts of the order are a draw of n: a longer draw holds a shorter one.
+    """
+
+    def number(item: Item) -> str:
         return hashlib.sha256(f"{config.seed}:{item.row.id}".encode()).hexdigest()
 
-    return sorted(items, key=rank)
-
-
-def _text(row: PromptRow) -> str:
-    return "\n".join(turn["content"] for turn in row.messages if turn["role"] != "system")
+    turns: list[tuple[float, Item]] = []
+    for source in config.prompts:
+        of_source = sorted((item for item in items if item.source == source.name), key=number)
+        turns += [((rank + 0.5) / source.weight, item) for rank, item in enumerate(of_source)]
+    return [item for _, item in sorted(turns, key=lambda turn: turn[0])]

@@ -29,7 +29,7 @@ from rayrl.errors import UserError
 from rayrl.evaluation.sft_report import write_sft_report
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import check_blocks, model_config
-from rayrl.stages.sft_data import DATA, DataCounts, read_counts, read_data, sft_tokenizer
+from rayrl.stages.sft_data import DATA, READY, DataCounts, read_counts, read_data, sft_tokenizer
 from rayrl.stages.sft_probe import Probe
 from rayrl.stages.sft_worker import MODEL, OUTCOME, loop, plan_of
 from rayrl.stages.train_workers import check_fits_here, run_workers, watch
@@ -64,6 +64,7 @@ def main(config_path: str) -> None:
         summary = _summary(config, folder, counts, steps)
         (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_sft_report(folder)
+        (folder / DATA / READY).unlink(missing_ok=True)  # first: half of it must not be taken for the whole
         shutil.rmtree(folder / DATA)
         taken = sum(counts.train.values()) + sum(counts.validation.values())
         stage.publish({"in": counts.rows, "out": taken, "dropped": counts.dropped}, config.seed)

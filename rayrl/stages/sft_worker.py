@@ -116,6 +116,9 @@ class Trainer:
             self._restore(latest[1])
         else:
             self._state.start = self._evaluate()
+            bad = [key for key, value in self._state.start.items() if not np.isfinite(value)]
+            if bad:
+                raise RunError(f"before training, {', '.join(bad)} isn't finite: check model.model, or use dtype fp32")
         log = self._open_log()
         try:
             while self._state.step < self._plan.steps and self._state.stopped is None:
@@ -141,7 +144,7 @@ class Trainer:
         if evaluated:
             values = self._evaluate()
             self._judge(values)
-            metrics |= values
+            metrics |= {key: value for key, value in values.items() if np.isfinite(value)}
         if log is not None:
             log.metrics(number, metrics)
         every = self._config.checkpoint.every
@@ -185,8 +188,11 @@ class Trainer:
                 if self._rank == 0:
                     logger.warning("%s", text)
         loss = values.get("validation/loss")
-        if loss is None or not np.isfinite(loss):
-            state.best_step = state.step if loss is None else state.best_step
+        if loss is None:
+            state.best_step = state.step
+            return
+        if not np.isfinite(loss):
+            state.stopped = f"the validation loss isn't finite after step {state.step}"
             return
         if state.best_loss is None or loss < state.best_loss - config.validation.min_improvement:
             state.best_loss, state.best_step, state.worse = loss, state.step, 0

@@ -36,10 +36,16 @@ def run_workers(
     """Runs `loop(settings)` on every rank and waits. This process must be connected to Ray.
 
     `settings` may hold object references. Ranks that die are started again `max_failures` times; what the loop raises
-    as UserError or RunError comes out as it is, at once. Raises RunError where the ranks failed otherwise.
+    as UserError or RunError comes out as it is, at once. Raises DoesNotFit where the cluster can't hold the ranks, and
+    RunError where they failed otherwise.
     """
     from ray.train.v2.api.exceptions import ControllerError, TrainingFailedError, WorkerGroupError
 
+    from cluster.fit import check_fits
+    from cluster.placement import nodes
+    from cluster.specs import RoleSpec
+
+    check_fits([RoleSpec("ranks", trainer.ranks, trainer.cpus_per_rank, trainer.gpus_per_rank)], nodes())
     for attempt in range(max_failures + 1):
         try:
             _fit(loop, settings, trainer, ray_config, collective_timeout_s)
@@ -130,7 +136,7 @@ def _fit(
     collective_timeout_s: float,
 ) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ray_config.start_timeout_s))
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
     resources = {"CPU": trainer.cpus_per_rank}
@@ -145,7 +151,10 @@ def _fit(
             scaling_config=ScalingConfig(
                 num_workers=trainer.ranks, use_gpu=trainer.gpus_per_rank > 0, resources_per_worker=resources
             ),
-            run_config=RunConfig(storage_path=storage, name="ranks"),
+            # By itself Ray Train would wait for ever for ranks that don't start in time.
+            run_config=RunConfig(
+                storage_path=storage, name="ranks", failure_config=FailureConfig(controller_failure_limit=0)
+            ),
         ).fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)

@@ -77,7 +77,7 @@ def _hub_dataset(source: SourceConfig) -> Any:
     name, _, subset = source.path.removeprefix("hf:").partition(":")
     try:
         return datasets.load_dataset(name, subset or None, split=source.split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).strip().split("\n", 1)[0]
         raise UserError(f"Source {source.name!r}: the dataset {name!r} can't be loaded: {reason}") from error
 

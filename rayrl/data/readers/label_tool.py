@@ -12,6 +12,7 @@ A file of the same columns whose answers do stand in order of their ranks is `ra
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,7 @@ def _items(path: Path) -> dict[str, Any] | None:
     try:
         raw, encoding = read_text(path)
         value = json.loads(raw.decode(encoding))
-    except (OSError, ValueError, RecursionError):
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
         return None
     if not isinstance(value, dict) or not value:
         return None

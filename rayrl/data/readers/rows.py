@@ -21,6 +21,9 @@ ROW_KEYS = ("id", "messages", "reference", "fields")
 # C0 and C1 controls but tab, line feed and carriage return; and halves of UTF-16 pairs, which JSON can escape
 # into a text that no encoding takes.
 _NOT_TEXT = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff]")
+_HALF_A_PAIR = re.compile("[\ud800-\udfff]")
+_WORDS = re.compile("[\u3400-\u9fff]{9}")
+"""So many Chinese characters in a row are a sentence."""
 
 T = TypeVar("T")
 
@@ -107,6 +110,8 @@ def check_row(value: Any) -> PromptRow | str:
         reason = why_not_text("reference", reference)
     if reason is None and fields is not None and not isinstance(fields, Mapping):
         reason = f"fields is {kind_of(fields)}, expected a mapping"
+    if reason is None and fields and _HALF_A_PAIR.search(json.dumps(fields, ensure_ascii=False, default=str)):
+        reason = "fields hold half of a UTF-16 pair"
     if reason is not None:
         return reason
     turns = [Message(role=turn["role"], content=turn["content"]) for turn in messages]
@@ -127,6 +132,11 @@ def why_not_text(name: str, value: Any) -> str | None:
     return None
 
 
+def why_not_encoded(name: str, text: str) -> str | None:
+    """Why no encoding takes the text, or None where one does."""
+    return f"{name} holds half of a UTF-16 pair" if _HALF_A_PAIR.search(text) else None
+
+
 def kind_of(value: Any) -> str:
     """What a decoded value is, in words: "a list", "null"."""
     kinds: Iterable[tuple[type | tuple[type, ...], str]] = (
@@ -141,9 +151,12 @@ def kind_of(value: Any) -> str:
 
 
 def short(value: Any) -> str:
-    """A value's text, at most 60 characters."""
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    """A name as it stands; of what is no name, and so may be somebody's words, only what it is."""
+    return (
+        repr(value)
+        if re.fullmatch(r"[\w.:/#-]{1,40}", str(value)) and not _WORDS.search(str(value))
+        else kind_of(value)
+    )
 
 
 def _why_not_conversation(messages: Any) -> str | None:

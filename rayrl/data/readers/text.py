@@ -19,6 +19,10 @@ _UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _BEYOND_ASCII = re.compile(rb"[\x80-\xff]")
 _ESCAPED_BYTE = re.compile("[\udc80-\udcff]")
 
+_MARK = "rayrl-mark-damage"
+codecs.register_error(_MARK, lambda error: ("\udcff", error.end))  # type: ignore[attr-defined]
+"""What isn't UTF-16 becomes the byte 0xff, which isn't UTF-8 either, so that its line is found and rejected."""
+
 
 def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
     """The file's bytes and their encoding, in which a line feed is the byte 0x0a and nothing else.
@@ -30,8 +34,8 @@ def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
         raw = gzip.decompress(raw)
     wide = encoding != "auto" and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
     if wide or raw.startswith(_UTF16_MARKS):
-        text = raw.decode("utf-16" if not wide else encoding, "replace").removeprefix("\ufeff")
-        return text.encode("utf-8", "replace"), "utf-8"
+        text = raw.decode("utf-16" if not wide else encoding, _MARK).removeprefix("\ufeff")
+        return text.encode("utf-8", "surrogateescape"), "utf-8"
     raw = raw.removeprefix(codecs.BOM_UTF8)
     return raw, choose_encoding(raw) if encoding == "auto" else encoding
 

@@ -27,6 +27,8 @@ _PROSE = (".txt", ".md")
 _DIALOGUE_KEYS = ("messages", "conversations", "conversation", "turns", "dialogue", "paragraph")
 _ROW_LISTS = (*_DIALOGUE_KEYS, "prompt", "history", "chosen", "rejected")
 """Keys of one row that hold a list of mappings."""
+_MOST_LINES = 1000
+"""Of one record of a table."""
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -232,39 +234,55 @@ def _table_values(text: str, encoding: str) -> Values:
             continue
         elif header is None:
             header = [cell.strip() for cell in cells]
-        elif len(cells) != len(header):
-            yield line, BadLine(f"the row has {len(cells)} cells, the header {len(header)}")
         else:
             reason = next((bad for cell in cells if (bad := why_not_decoded(cell, encoding))), None)
             row = {name: cell or None for name, cell in zip(header, cells, strict=True)}
             yield line, row if reason is None else BadLine(reason)
 
 
+class _Lines:
+    """Lines from `start` on, until one record has taken too many of them: then a quote was left open."""
+
+    def __init__(self, lines: list[str], start: int) -> None:
+        self._lines, self._next, self.begin = lines, start, start
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._next == len(self._lines) or self._next - self.begin >= _MOST_LINES:
+            raise StopIteration
+        self._next += 1
+        return self._lines[self._next - 1]
+
+
 def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] | BadLine]]:
     """(line from 1 where it begins, cells) of every record.
 
-    A quote that is never closed would take the rest of the file into its cell; it costs its own line only.
+    A quote that is left open would take the rows below into its cell. It shows as a quote in the wrong place, or as a
+    record of many lines with the wrong number of cells; either way it costs its own line only.
     """
-    start = 0
-    while start < len(lines):
-        table = csv.reader(lines[start:], delimiter=delimiter)
-        begin = start
-        for cells in table:
-            end = start + table.line_num
-            if end == len(lines) and end - begin > 1 and _left_open(lines[begin:], delimiter):
-                yield begin + 1, BadLine("a quote is opened and never closed")
-                break
-            yield begin + 1, cells
-            begin = end
-        start = begin + 1
-
-
-def _left_open(lines: list[str], delimiter: str) -> bool:
-    """Whether the lines, one record, end inside a quoted cell."""
-    try:
-        return not list(csv.reader(lines, delimiter=delimiter, strict=True))
-    except csv.Error as error:
-        return "unexpected end" in str(error)
+    width: int | None = None
+    source = _Lines(lines, 0)
+    while source.begin < len(lines):
+        start = source.begin
+        table = csv.reader(source, delimiter=delimiter, strict=True)
+        try:
+            for cells in table:
+                end = start + table.line_num
+                if width is not None and any(cells) and len(cells) != width:
+                    yield source.begin + 1, BadLine(f"the row has {len(cells)} cells, the header {width}")
+                    if end - source.begin > 1:
+                        break
+                else:
+                    yield source.begin + 1, cells
+                    width = width or (len(cells) if any(cells) else None)
+                source.begin = end
+            else:
+                continue
+        except csv.Error:
+            yield source.begin + 1, BadLine("a quote is opened and never closed, or stands where none may")
+        source = _Lines(lines, source.begin + 1)
 
 
 def _text_values(text: str, encoding: str, whole: bool) -> Values:
