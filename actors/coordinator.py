@@ -154,6 +154,7 @@ class Coordinator:
             names = roles.policy.names
             awaited = [(name, done) for name, (_, done) in zip(names, trunks, strict=True)]
             awaited += [(name, stats) for name, (_, _, stats) in zip(names, views, strict=True)]
+            self._turn(awaited, f"step {step}, log-probabilities of the policy")
             values: list[Any] = [None] * len(shards)
             if roles.critic:
                 given = [trunk for trunk, _ in trunks] if share else values
@@ -162,6 +163,7 @@ class Coordinator:
                 )
                 values = [value for value, _ in answers]
                 awaited += [(name, done) for name, (_, done) in zip(roles.critic.names, answers, strict=True)]
+                self._turn(awaited, f"step {step}, values")
             reference = [view[1] for view in views]
             if roles.reference:
                 answers = roles.reference.in_turn("logprobs", shards, num_returns=2)
@@ -173,6 +175,13 @@ class Coordinator:
             small = wait_for([ref for _, ref in awaited], timeout_s, what, [name for name, _ in awaited])
             stats = small[len(shards) : 2 * len(shards)]
         return Prepared([view[0] for view in views], reference, values, stats, scores)
+
+    def _turn(self, started: Sequence[tuple[str, ray.ObjectRef]], what: str) -> None:
+        """Where roles share cores, the next one waits until these are done."""
+        if self.config.cluster.take_turns:
+            wait_for(
+                [ref for _, ref in started], self.config.cluster.step_timeout_s, what, [name for name, _ in started]
+            )
 
     def _update(self, step: int, batch: Batch, prepared: Prepared) -> dict[str, float]:
         roles, coef = self.roles, self._kl.value
@@ -190,8 +199,7 @@ class Coordinator:
                     [(step, scores[i], coef, prepared.logprobs[i], prepared.ref_logprobs[i]) for i in range(ranks)],
                 )
                 names = roles.critic.names
-                if self.config.cluster.take_turns:
-                    wait_for(refs, timeout_s, what, names)
+                self._turn(list(zip(names, refs, strict=True)), what)
             refs = refs + roles.policy.each(
                 "update",
                 [(step, scores[i], coef, prepared.ref_logprobs[i], prepared.values[i]) for i in range(ranks)],

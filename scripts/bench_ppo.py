@@ -37,10 +37,11 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=16, help="prompts an iteration")
     parser.add_argument("--iterations", type=int, default=4, help="the first isn't in the medians")
     parser.add_argument("--threads", type=int, default=2, help="of TRL and of every role, which take turns")
-    parser.add_argument("--micro-batch", type=int, default=16)
+    parser.add_argument("--micro-batch", type=int, help="sequences a training pass; default: 16, of `full` 8")
     parser.add_argument("--against-trl", action="store_true", help="also run TRL, in turn, and print the ratio")
     parser.add_argument("--rounds", type=int, default=1, help="runs of each, with --against-trl")
     args = parser.parse_args()
+    args.micro_batch = args.micro_batch or (8 if args.train == "full" else 16)
     if not args.against_trl:
         print(json.dumps(time_rayrl(args)))
         return

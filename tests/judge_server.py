@@ -92,6 +92,13 @@ class HostileServer:
     def url(self) -> str:
         return f"http://127.0.0.1:{self._http.server_port}/v1"
 
+    def settled(self) -> HostileServer:
+        """Once every request has ended, those whose client has gone too."""
+        deadline = time.monotonic() + self.hang_s + 5
+        while self.in_flight and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return self
+
     def outcomes(self) -> Counter[str]:
         return Counter(entry.outcome for entry in self.log)
 

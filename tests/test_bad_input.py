@@ -74,7 +74,7 @@ def reward(**keys: object) -> str:
     ("override", "sentences"),
     [
         ("polcy.ranks=2", ["unknown key 'polcy'", "did you mean 'policy'?"]),
-        ("policy.optimizer.learning_rate=1", ["policy.optimizer.learning_rate", "valid keys there: lr,"]),
+        ("policy.optimizer.learning_rate=1", ["policy.optimizer.learning_rate", "valid keys there: kind, lr,"]),
         ("rewards.lenght.weight=2", ["rewards.lenght", "did you mean 'length'?"]),
         ("seed=-1", ["seed must be greater than or equal to 0, got -1"]),
         ("steps=many", ["steps must be a valid integer", "got 'many'"]),

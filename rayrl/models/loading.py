@@ -22,6 +22,7 @@ from transformers import (
 
 from rayrl.config.parts import TrainableConfig
 from rayrl.errors import UserError
+from rayrl.models.attention import use_short_attention
 
 DType = Literal["auto", "bf16", "fp32"]
 
@@ -46,7 +47,7 @@ def device() -> torch.device:
 
 def load_causal_lm(path: str, dtype: DType) -> PreTrainedModel:
     """A causal language model in evaluation mode on the CPU; DeepSpeed or the caller moves it."""
-    return AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype)).eval()
+    return use_short_attention(AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype))).eval()
 
 
 def load_scorer(path: str, dtype: DType, new_head: bool = False) -> PreTrainedModel:
@@ -71,7 +72,7 @@ def load_scorer(path: str, dtype: DType, new_head: bool = False) -> PreTrainedMo
         )
     if model.config.pad_token_id is None:
         model.config.pad_token_id = model.config.eos_token_id
-    return model.eval()
+    return use_short_attention(model).eval()
 
 
 def score_head(model: PreTrainedModel) -> nn.Linear:

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from rayrl.errors import UserError
+from rayrl.models.attention import is_short, short_attention
 
 NAME = "rayrl_segments"
 
@@ -42,6 +43,9 @@ def segment_attention(
     pieces = [tensor.split(segment_lengths, dim=2) for tensor in (query, key, value)]
     attend, outputs = nn.functional.scaled_dot_product_attention, []
     for q, k, v in zip(*pieces, strict=True):
+        if is_short(q) and (sliding_window is None or q.shape[2] <= sliding_window):
+            outputs.append(short_attention(q, k, v, scaling, dropout))
+            continue
         band = None
         if sliding_window is not None and q.shape[2] > sliding_window:
             band = torch.ones(q.shape[2], q.shape[2], dtype=torch.bool, device=q.device).tril()
