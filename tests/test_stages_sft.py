@@ -237,10 +237,10 @@ def test_a_run_that_forgets_ends_with_the_checkpoint_before_it(tmp_path: Path) -
         model={
             "model": "tiny-random",
             "dtype": "fp32",
-            "optimizer": {"lr": 0.02, "warmup_steps": 40, "max_grad_norm": 100},
+            "optimizer": {"lr": 0.02, "warmup_steps": 400, "max_grad_norm": 100},
         },
         validation={"every": 2},
-        probe={"questions": str(probe), "max_fall": 0.1},
+        probe={"questions": str(probe), "max_fall": 0.2},
         guard={"factor": None},
     )
 
@@ -263,7 +263,7 @@ def test_a_run_that_forgets_ends_with_the_checkpoint_before_it(tmp_path: Path) -
     write(sides)
     outcome = train(config)
     rows = read_rows(folder / "metrics.jsonl")
-    fallen = [row for row in rows if row.get("probe/accuracy", 1.0) < 0.9]
+    fallen = [row for row in rows if row.get("probe/accuracy", 1.0) < 0.8]
     assert outcome["start"]["probe/accuracy"] == 1.0
     assert outcome["stopped"].startswith("general ability fell from 100% to")
     assert len(fallen) == 1 and fallen[0]["step"] + 1 == outcome["step"] == len(rows) > outcome["best_step"] >= 2

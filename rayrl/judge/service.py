@@ -1,7 +1,7 @@
 """The judge as one named actor that every stage and reward worker of a job shares: one cache, one budget, one pace.
 
-The actor owns the cache file (cache.py), whose path names it, and lives beside the process that first asks for it; the
-driver does, and keeps its handle, before workers ask. Where it dies it starts again from the file, and calls that were
+The actor owns the cache file (cache.py), whose path names it, and lives beside the process that first asks for it, as
+long as that process: the driver asks before workers do. Where it dies it starts again from the file, and calls that were
 under way are made again: answered ones from the cache. Clients differ by configuration: model, criteria, budget; those
 of one endpoint and the same limits keep to one pace.
 """
@@ -30,6 +30,8 @@ from rayrl.types import Message, PromptRow
 _MAX_CALLS = 10_000
 """Calls that may wait in the actor; the clients bound what is sent."""
 _TRIES = 50
+_OWNERS: dict[tuple[str, str], Any] = {}
+"""By node and path: Ray ends an actor with the last handle of the process that started it, whoever else asks it."""
 
 
 class JudgeOwner:
@@ -90,32 +92,19 @@ class JudgeService:
             raise ValueError("the local rubric's server must run first (feedback.rubric_server.served)")
         self.config = config
         path = str(Path(config.cache).expanduser().absolute())
+        place = (ray.get_runtime_context().get_node_id(), path)
         for attempt in range(_TRIES):
-            self._actor: Any = self._join(path)
+            if place not in _OWNERS:
+                _OWNERS[place] = _join(path)
+            self._actor: Any = _OWNERS[place]
             try:
                 self.spent()
                 return
-            except ActorDiedError:  # the handle of a service that has just gone was its last, and Ray is ending it
+            except ActorDiedError:  # another process has let it go, and Ray is ending it
+                del _OWNERS[place]
                 if attempt == _TRIES - 1:
                     raise
                 time.sleep(0.2)
-
-    @staticmethod
-    def _join(path: str) -> Any:
-        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-        return (
-            ray.remote(JudgeOwner)
-            .options(
-                name=f"judge-{hashlib.sha256(path.encode()).hexdigest()[:16]}",
-                get_if_exists=True,
-                num_cpus=0,
-                max_concurrency=_MAX_CALLS,
-                max_restarts=-1,
-                max_task_retries=-1,
-                scheduling_strategy=here,
-            )
-            .remote(path)
-        )
 
     def spent(self) -> Spent:
         """What all runs that share the cache have spent."""
@@ -148,6 +137,23 @@ class JudgeService:
         done = set(ray.wait(pending, num_returns=len(pending), timeout=timeout_s)[0]) if pending else set()
         late = AnswerScore(None, reason=f"no score within {timeout_s} s")
         return [_get(reference) if reference in done else late for reference in pending]
+
+
+def _join(path: str) -> Any:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    return (
+        ray.remote(JudgeOwner)
+        .options(
+            name=f"judge-{hashlib.sha256(path.encode()).hexdigest()[:16]}",
+            get_if_exists=True,
+            num_cpus=0,
+            max_concurrency=_MAX_CALLS,
+            max_restarts=-1,
+            max_task_retries=-1,
+            scheduling_strategy=here,
+        )
+        .remote(path)
+    )
 
 
 def _get(reference: ray.ObjectRef) -> Any:
