@@ -2,8 +2,8 @@
 
 The actor owns the cache file (cache.py), whose path names it, and lives beside the process that first asks for it, as
 long as that process: the driver asks before workers do. Where it dies it starts again from the file, and calls that
-were under way are made again: answered ones from the cache. Clients differ by configuration: model, criteria, budget; those
-of one endpoint and the same limits keep to one pace.
+were under way are made again: answered ones from the cache. Clients differ by configuration: model, criteria, budget;
+those of one endpoint and the same limits keep to one pace.
 """
 
 from __future__ import annotations
