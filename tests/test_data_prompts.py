@@ -73,7 +73,7 @@ BAD_ROWS: list[tuple[Any, str]] = [
     ),
     (
         {**GOOD, "messages": [{"role": ["user"], "content": "x"}]},
-        "message 1 has the role ['user'], expected one of system, user, assistant",
+        "message 1 has the role a list, expected one of system, user, assistant",
     ),
     (
         {**GOOD, "messages": [USER, {"role": "system", "content": "x"}, USER]},
