@@ -147,6 +147,8 @@ class Coordinator:
         shards = [batch.of_rank(rank) for rank in range(len(roles.policy))]
         with self._progress.phase("score"):
             started = self._scoring.start(batch.refs)
+            if self.config.cluster.take_turns:
+                self._scoring.wait_for_models(started, f"step {step}")
             share = shares_trunk(self.config)
             trunks = roles.policy.each("encode", [(share, *shard) for shard in shards], num_returns=2)
             views = roles.policy.each("prepare", [()] * len(shards), num_returns=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import ray
 
@@ -13,6 +12,9 @@ from rayrl.config.ppo import RewardEntry
 from rayrl.rewards.mixture import Mixture, RewardFailure
 from rayrl.types import MixedScores, SourceScores
 
+Started = list[list[tuple[str, ray.ObjectRef]]]
+"""(worker, answer), a list a source."""
+
 
 class Scoring:
     """All sources of a run. `start` sends the work out; `finish` waits and mixes."""
@@ -20,9 +22,9 @@ class Scoring:
     def __init__(self, entries: Sequence[RewardEntry], groups: Sequence[Group], mixture: Mixture) -> None:
         self._entries, self.groups, self.mixture = list(entries), list(groups), mixture
 
-    def start(self, chunks: Sequence[ray.ObjectRef]) -> list[list[tuple[str, ray.ObjectRef]]]:
-        """(worker, answer), a list a source, in the chunks' order; a worker gets neighbouring chunks, in one call."""
-        started: list[list[tuple[str, Any]]] = []
+    def start(self, chunks: Sequence[ray.ObjectRef]) -> Started:
+        """Answers to come, in the chunks' order; a worker gets neighbouring chunks, in one call."""
+        started: Started = []
         for group in self.groups:
             workers = min(len(group), len(chunks))
             ends = [len(chunks) * (worker + 1) // workers for worker in range(workers)]
@@ -31,17 +33,27 @@ class Scoring:
             started.append([(name, handle.score.remote(*share)) for name, handle, share in calls])
         return started
 
-    def finish(self, started: list[list[tuple[str, ray.ObjectRef]]], what: str, normalise: bool = True) -> MixedScores:
-        """Mixed scores in the chunks' order. A source that fails stops the run or is omitted, as its entry says."""
-        sources = []
+    def wait_for_models(self, started: Started, what: str) -> None:
+        """Until the sources that compute here have answered: where roles share cores, others begin after them."""
         for entry, answers in zip(self._entries, started, strict=True):
-            names = [name for name, _ in answers]
-            parts = wait_for([ref for _, ref in answers], entry.timeout_s, f"{what}, reward {entry.name}", names)
-            sources.append(_join(entry.name, parts))
+            if entry.kind == "model":
+                _wait(entry, answers, what)
+
+    def finish(self, started: Started, what: str, normalise: bool = True) -> MixedScores:
+        """Mixed scores in the chunks' order. A source that fails stops the run or is omitted, as its entry says."""
+        sources = [
+            _join(entry.name, _wait(entry, answers, what))
+            for entry, answers in zip(self._entries, started, strict=True)
+        ]
         try:
             return self.mixture.mix(sources, normalise=normalise)
         except RewardFailure as error:
             raise RewardFailure(f"{what}: {error}") from error
+
+
+def _wait(entry: RewardEntry, answers: Sequence[tuple[str, ray.ObjectRef]], what: str) -> list[SourceScores]:
+    names = [name for name, _ in answers]
+    return wait_for([ref for _, ref in answers], entry.timeout_s, f"{what}, reward {entry.name}", names)
 
 
 def _join(name: str, parts: Sequence[SourceScores]) -> SourceScores:

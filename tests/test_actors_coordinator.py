@@ -1,11 +1,13 @@
 """The PPO loop over fake groups: order, versions, KL, checkpoints, omissions, penalties, resuming."""
 
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 from actor_fakes import Critic, Engine, Events, Policy, Reference, Reward, group, prompts
 from rich.console import Console
 
@@ -18,15 +20,16 @@ from actors.weights import WeightSync
 from cluster.health import wait_for
 from cluster.session import connect
 from rayrl.algorithms.kl import make_controller
+from rayrl.config.judge import JudgeConfig
 from rayrl.config.load import load
-from rayrl.config.ppo import PPOConfig
+from rayrl.config.ppo import MixtureConfig, PPOConfig, RewardEntry
 from rayrl.errors import RunError
 from rayrl.rewards.mixture import Mixture, RewardFailure
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
 from rayrl.tracking.rows import is_timing, read_rows, read_samples
 from rayrl.tracking.run_log import RunLog
-from rayrl.types import Rollout
+from rayrl.types import Rollout, SourceScores
 
 ScoreOf = Callable[[Rollout], float | str]
 
@@ -367,3 +370,20 @@ def test_a_resumed_run_goes_on_as_one_that_was_not_interrupted(tmp_path: Path) -
     states = [json.loads((w.folder / "checkpoints/step-000004/state.json").read_text("utf-8")) for w in (whole, rest)]
     assert states[0] == states[1]
     assert [event[2] for event in rest.of("load")] == ["step-000002"] * 4
+
+
+def test_where_roles_take_turns_a_reward_model_is_waited_for_and_a_judge_is_not() -> None:
+    @ray.remote(num_cpus=0)
+    def answer(after_s: float) -> SourceScores:
+        time.sleep(after_s)
+        return SourceScores("any", [1.0])
+
+    entries = [
+        RewardEntry(name="judge", kind="judge", judge=JudgeConfig()),
+        RewardEntry(name="preferences", kind="model", model="m"),
+    ]
+    judged, scored = answer.remote(60.0), answer.remote(0.3)
+    started = [[("judge[0]", judged)], [("preferences[0]", scored)]]
+    Scoring(entries, [], Mixture(entries, MixtureConfig())).wait_for_models(started, "step 0")
+    assert ray.wait([judged, scored], num_returns=2, timeout=0) == ([scored], [judged])
+    ray.cancel(judged, force=True)

@@ -227,7 +227,8 @@ class ClusterConfig(Strict):
         [], description="Groups of roles that share devices (fractions of one bundle a rank)."
     )
     take_turns: bool = Field(
-        False, description="Policy, critic and reference work one after the other: for roles whose threads share cores."
+        False,
+        description="Policy, critic, reference and reward models work one after the other: for roles that share cores.",
     )
     object_store_mb: PositiveInt = Field(512, description="Object store of a local Ray.")
     start_timeout_s: PositiveFloat = Field(600.0, description="Limit for actors to start.")
