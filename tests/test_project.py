@@ -11,10 +11,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from rayrl.cli import main
 from rayrl.config import yaml_text
 from rayrl.config.load import load, presets
 from rayrl.config.ppo import AlgorithmConfig, PPOConfig
+from rayrl.config.sources import SourceConfig
 from rayrl.data.prompts import read_prompts
+from rayrl.data.readers.read import read_conversations, read_prompt_rows
 from rayrl.rewards.function import load_function
 from rayrl.rewards.rules import RULES
 from rayrl.types import PromptRow
@@ -89,6 +92,26 @@ def test_prompt_rows_in_the_documentation_are_read(tmp_path: Path, monkeypatch: 
     read = read_prompts("prompts.jsonl")
     assert read.rejected == []
     assert [row.id for row in read.rows] == ["knee-1", "knee-2", "7"]
+
+
+def test_the_tutorial_writes_its_rows_and_its_config_is_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(blocks("docs/tutorial.md", "python")[0], "tutorial.md", "exec"), {})
+    dialogues = read_conversations(SourceConfig(name="dialogues", path="dialogues.jsonl", kind="real"))
+    questions = read_prompt_rows(SourceConfig(name="questions", path="questions.jsonl", kind="real"))
+    assert (len(dialogues.rows), dialogues.rejected, questions.rejected) == (200, [], [])
+    assert len(questions.rows) == 70
+    loop, *raters = blocks("docs/tutorial.md", "yaml")
+    Path("loop.yaml").write_text(loop, encoding="utf-8")
+    assert main(["pipeline", "loop.yaml", "--dry-run"]) == 0
+    assert "dialogues.jsonl" in capsys.readouterr().out
+    for rater in raters:
+        changed = yaml_text.parse(loop)
+        changed["stages"]["feedback"] |= yaml_text.parse(rater)
+        Path("loop.yaml").write_text(yaml_text.render(changed), encoding="utf-8")
+        assert main(["pipeline", "loop.yaml", "--dry-run"]) == 0
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
