@@ -34,13 +34,19 @@ SHORT = (
 
 
 def pipeline(folder: Path) -> list[str]:
-    return [COMMAND, "pipeline", "tiny", f"output_dir={folder}", *SHORT]
+    """Run beside the folder, whose path is relative as a user's is."""
+    return [COMMAND, "pipeline", "tiny", f"output_dir={folder.name}", *SHORT]
 
 
 def run_to_the_end(folder: Path) -> str:
     with leaves_nothing() as marks:
         done = subprocess.run(
-            pipeline(folder), capture_output=True, text=True, env={**os.environ, **marks}, timeout=500
+            pipeline(folder),
+            capture_output=True,
+            text=True,
+            cwd=folder.parent,
+            env={**os.environ, **marks},
+            timeout=500,
         )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     return done.stdout
@@ -50,7 +56,11 @@ def run_and_kill(folder: Path, moment: Path) -> None:
     """Starts the pipeline and kills its process as soon as the file is there."""
     with leaves_nothing() as marks:
         process = subprocess.Popen(
-            pipeline(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **marks}
+            pipeline(folder),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=folder.parent,
+            env={**os.environ, **marks},
         )
         deadline = time.monotonic() + 400
         while not moment.exists():
@@ -74,7 +84,7 @@ def test_every_stage_ran_on_real_parts(whole: tuple[Path, str]) -> None:
     for number, name in enumerate(STAGES, start=1):
         assert f"[{number}/5] {name}: done in " in said
     candidates = read_candidates(folder / "sample").rows
-    assert len(candidates) == 12 and all(row.model == str(folder / "sft" / "model") for row in candidates)
+    assert len(candidates) == 12 and all(row.model == "whole/sft/model" for row in candidates)
     comparisons = read_preferences(folder / "feedback" / "preferences.parquet")
     raters = {row.rater.split(":")[0] for row in comparisons}
     assert raters == {"judge", "rubric", "file"}

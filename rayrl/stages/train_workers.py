@@ -136,6 +136,7 @@ def _fit(
     collective_timeout_s: float,
 ) -> None:
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ray_config.start_timeout_s))
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # a relative path in a config means the same to a rank as to its user
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
