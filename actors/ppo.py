@@ -25,9 +25,9 @@ from actors.inputs import Inputs, read_inputs
 from actors.judges import judges
 from actors.outcome import SUMMARY, finish
 from actors.policy import PolicyActor
-from actors.record import describe_actors, write_record
+from actors.record import data_read, describe_actors, write_record
 from actors.reference import ReferenceActor
-from actors.resume import BESIDE, check_same_run
+from actors.resume import BESIDE, check_same_data, check_same_run
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
 from actors.scoring import Scoring
@@ -53,12 +53,13 @@ logger = logging.getLogger(__name__)
 def main(config_path: str) -> None:
     """Runs or resumes the run that the resolved configuration describes. Raises UserError for bad input."""
     config = load(PPOConfig, config_path, [])
-    folder = Path(config.output_dir).absolute()
+    folder = Path(config.output_dir).expanduser().absolute()
     check_same_run(config, folder)
     store = CheckpointStore(folder, config.checkpoint.keep_last, config.checkpoint.keep_best)
     last, inputs, console = store.latest(), None, Console()
     if last is None or last[0] < config.steps:
         _check_devices(config)
+        check_same_data(folder)
         inputs = read_inputs(config)
     with only_run(folder):
         check_same_run(config, folder)  # again, since another start may have come in between
@@ -102,7 +103,7 @@ def _run(
         with progress.phase("start actors"):
             roles, actors = _start(config, rewards, inputs, placement)
         _begin_folder(config, folder, inputs)
-        write_record(folder, session, first_step, config.transfer_backend, actors)
+        write_record(folder, data_read(config), session, first_step, config.transfer_backend, actors)
         generation = Generation(roles.rollout, config.policy.ranks, config.cluster.step_timeout_s)
         scoring = Scoring(config.rewards, roles.rewards, Mixture(config.rewards, config.mixture))
         sync = WeightSync(

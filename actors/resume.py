@@ -9,6 +9,7 @@ from typing import Any
 from rayrl.config.load import load
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.lock import LOCK
+from rayrl.data.stage_folder import changed_input
 from rayrl.errors import UserError
 
 BESIDE = "config.yaml.new"
@@ -45,6 +46,12 @@ def check_same_run(config: PPOConfig, folder: Path) -> None:
             f"output_dir {folder} holds a run with another {', '.join(changed[:5])}: "
             "resume with the same settings, or set another output_dir"
         )
+
+
+def check_same_data(folder: Path) -> None:
+    """Raises UserError where rows that the run in the folder reads are no longer those with which it began."""
+    if (path := changed_input(folder)) is not None:
+        raise UserError(f"{path} has changed since the run in {folder} read it: put it back, or set another output_dir")
 
 
 def _settings(config: PPOConfig) -> dict[str, Any]:

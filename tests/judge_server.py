@@ -63,6 +63,8 @@ class HostileServer:
     delay_s: float = 0.0
     retry_after: str | None = None
     finish_reason: str = "stop"
+    choice: dict[str, Any] = field(default_factory=dict)
+    """Of the one choice in an answer: what is put in place of the true values."""
     usage: int | None = None
     """Of prompt and answer each, in place of the true one."""
     status: int | None = None
@@ -205,6 +207,7 @@ class _Handler(BaseHTTPRequestHandler):
                     "index": 0,
                     "finish_reason": self.judge.finish_reason,
                     "message": {"role": "assistant", "content": text},
+                    **self.judge.choice,
                 }
             ],
             "usage": {"prompt_tokens": prompt, "completion_tokens": answer, "total_tokens": prompt + answer},

@@ -1,5 +1,6 @@
 """What needs no Ray: cutting a batch into chunks, busy time, whether a folder may be resumed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.generation import cut
-from actors.resume import check_same_run
+from actors.record import data_read
+from actors.resume import check_same_data, check_same_run
 from actors.worker import Worker, busy, union_s
 from rayrl.config.load import dump, load
 from rayrl.config.ppo import PPOConfig
@@ -153,6 +155,20 @@ def test_a_resumed_run_may_raise_its_judges_budget(tmp_path: Path) -> None:
     check_same_run(load(PPOConfig, "tiny", [judge, *allowed]), folder)
     with pytest.raises(UserError, match=r"another rewards\.judge\.judge\.max_tokens"):
         check_same_run(load(PPOConfig, "tiny", [judge, "rewards.judge.judge.max_tokens=9"]), folder)
+
+
+def test_a_resumed_run_reads_the_rows_it_began_with(tmp_path: Path) -> None:
+    prompts, folder = tmp_path / "prompts.jsonl", tmp_path / "run"
+    folder.mkdir()
+    prompts.write_text("1")
+    inputs = data_read(load(PPOConfig, "tiny", [f"data.prompts={prompts}", "data.heldout=consultations-en"]))
+    assert set(inputs) == {str(prompts), "consultations-en"}
+    check_same_data(folder)  # nothing there
+    (folder / "run.json").write_text(json.dumps({"inputs": inputs}))
+    check_same_data(folder)
+    prompts.write_text("2")
+    with pytest.raises(UserError, match=f"{prompts} has changed since the run in {folder} read it"):
+        check_same_data(folder)
 
 
 def test_which_settings_a_resumed_run_may_change(tmp_path: Path) -> None:

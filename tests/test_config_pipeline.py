@@ -164,6 +164,51 @@ def test_a_data_file_that_changed_is_named(two: str, tmp_path: Path) -> None:
     data.write_text("2")
     with pytest.raises(UserError, match=f"{data} has changed since warmup read it"):
         Record(folder, stages).refuse_stale()
+    (folder / "warmup" / "manifest.json").rename(folder / "warmup" / "run.json")  # PPO's
+    with pytest.raises(UserError, match=f"{data} has changed since warmup read it"):
+        Record(folder, stages).refuse_stale()
+
+
+def test_a_stage_that_trained_on_makes_what_read_it_stale(two: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    run_whole(folder, load(PipelineConfig, two).plan())
+    longer = load(PipelineConfig, two, ["stages.warmup.steps=7"]).plan()
+    with pytest.raises(UserError, match=f"ppo: made from an earlier run .* remove {folder / 'ppo'}"):
+        run_whole(folder, longer)
+    shutil.rmtree(folder / "ppo")
+    before = json.loads((folder / "pipeline.json").read_text())["warmup"]["run"]
+    run_whole(folder, longer)
+    record = json.loads((folder / "pipeline.json").read_text())
+    assert record["warmup"]["run"] != before and record["ppo"]["inputs"] == {"warmup": record["warmup"]["run"]}
+
+
+def test_the_folder_to_remove_is_one_that_is_there(two: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stages = load(PipelineConfig, two).plan()
+    run_whole(folder, stages[:1])
+    Record(folder, stages).begin(stages[1])
+    (folder / "ppo.partial").mkdir()
+    shutil.rmtree(folder / "warmup")
+    with pytest.raises(UserError, match=f"remove {folder / 'ppo.partial'}$"):
+        Record(folder, stages).refuse_stale()
+
+
+def test_a_record_of_another_version_is_stale_and_no_error(two: str, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    stages = load(PipelineConfig, two).plan()
+    (folder / "pipeline.json").write_text('{"warmup": {"seconds": 3.0}}')
+    assert Record(folder, stages).seconds(stages[0]) is None
+    run_whole(folder, stages)
+    assert [Record(folder, stages).seconds(stage) for stage in stages] == [3.0, 3.0]
+
+
+@pytest.mark.parametrize("folder", ["", "null"])
+def test_the_folder_has_a_name(two: str, folder: str) -> None:
+    with pytest.raises(ConfigError, match="output_dir"):
+        load(PipelineConfig, two, [f"output_dir={folder}"])
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:

@@ -137,6 +137,14 @@ def test_every_answered_turn_is_a_prompt() -> None:
     assert answered_prompts(two_in_a_row) == [two_in_a_row[:2]]
 
 
+def test_used_texts_may_hold_any_line_separator(tmp_path: Path) -> None:
+    said = "head\u2028ache\x85since\x0cMay\r"
+    write_used(tmp_path, [conversation("c", talk(said, "Rest."))])
+    assert list(read_used(tmp_path).values()) == [said]
+    write_used(tmp_path, [])
+    assert read_used(tmp_path) == {}
+
+
 def test_used_keys_are_written_once_sorted_and_read_back(tmp_path: Path) -> None:
     one = conversation("c1", [{"role": "system", "content": "S"}, *talk("My knee", "Rest.", "And now?", "Wait.")])
     same = conversation("c2", talk(" my KNEE ", "Cool it."))

@@ -117,6 +117,14 @@ def test_an_open_quote_costs_one_line_of_a_table(tmp_path: Path) -> None:
     assert [row.origin.line for row in read.rows] == [2, 4, 6, 9]
 
 
+def test_a_cell_of_many_lines_is_never_read_as_rows(tmp_path: Path) -> None:
+    long = '"I have\npain, fever\nhelp",answer,one too many\n'
+    (tmp_path / "t.csv").write_text(f"question,answer\n{long}My knee hurts,rest\n", "utf-8")
+    read = read_conversations(source(tmp_path / "t.csv"))
+    assert [(bad.line, bad.reason) for bad in read.rejected] == [(2, "the row has 3 cells, the header 2")]
+    assert [row.origin.line for row in read.rows] == [5]
+
+
 @pytest.mark.parametrize(
     ("lines", "bad"),
     [

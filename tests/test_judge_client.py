@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import logging
 import os
@@ -23,7 +24,7 @@ from rayrl.config.load import dump
 from rayrl.errors import UserError
 from rayrl.judge.budget import BudgetExceeded, Cost, Spent
 from rayrl.judge.cache import Store
-from rayrl.judge.client import CallFailed, EndpointRefused, JudgeClient
+from rayrl.judge.client import CallFailed, EndpointRefused, JudgeClient, Pace
 from rayrl.judge.parse import CUT
 from rayrl.judge.prompts import pair_messages
 from rayrl.judge.service import JudgeOwner
@@ -339,3 +340,51 @@ def test_usage_that_cannot_be_is_booked_at_its_worst(tmp_path: Path) -> None:
         store = Store(config.cache)
         assert 256 < store.ledger.spent.tokens < 10_000
         store.close()
+
+
+@pytest.mark.parametrize("body", [{"finish_reason": "error"}, {"finish_reason": "abort"}, {"message": None}])
+def test_an_answer_that_broke_off_is_asked_for_again_and_never_kept(tmp_path: Path, body: dict[str, Any]) -> None:
+    with HostileServer(choice=body) as server:
+        config = judge_config(server.url, tmp_path, max_retries=2)
+        (failed,) = ask(config, 1)
+        assert isinstance(failed, CallFailed) and "broken body (the last of 3 requests)" in str(failed)
+        server.choice = {}
+        (answer,) = ask(config, 1)
+        assert json.loads(str(answer)) and len(server.requests) == 4
+
+
+def test_after_a_retry_after_requests_go_at_the_rate_again(tmp_path: Path) -> None:
+    async def run() -> list[float]:
+        pace = Pace(judge_config("http://127.0.0.1:1", tmp_path, requests_per_minute=1200))
+        pace.hold(0.3)
+        started = time.monotonic()
+
+        async def one() -> float:
+            await pace.turn()
+            return time.monotonic() - started
+
+        return sorted(await asyncio.gather(*(one() for _ in range(4))))
+
+    turns = asyncio.run(run())
+    assert turns[0] >= 0.29
+    assert all(after - before >= 0.045 for before, after in itertools.pairwise(turns)), turns
+
+
+def test_one_clients_failure_is_not_anothers(tmp_path: Path) -> None:
+    """Of two that ask the same at one time, the one whose key is refused leaves the other its own request."""
+
+    async def run(refused: JudgeConfig, served: JudgeConfig) -> list[str | BaseException]:
+        store = Store(refused.cache)
+        clients = [JudgeClient(config, store) for config in (refused, served)]
+        try:
+            messages = pair_messages(*case(1), refused)
+            return await asyncio.gather(*(client.ask(messages) for client in clients), return_exceptions=True)
+        finally:
+            for client in clients:
+                await client.close()
+            store.close()
+
+    with HostileServer(status=401) as strict, HostileServer() as server:
+        first, second = asyncio.run(run(judge_config(strict.url, tmp_path), judge_config(server.url, tmp_path)))
+        assert isinstance(first, EndpointRefused) and isinstance(second, str)
+        assert len(strict.requests) == len(server.requests) == 1

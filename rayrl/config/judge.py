@@ -130,7 +130,7 @@ class JudgeConfig(Strict):
     concurrency: PositiveInt = Field(8, description="Requests at one time; as many can be lost when a run is killed.")
     requests_per_minute: PositiveFloat | None = Field(None, description="Requests are spaced evenly to keep to it.")
     timeout_s: PositiveFloat = Field(60.0, description="Limit for one request, from sending to its last byte.")
-    max_retries: int = Field(8, ge=0, description="Further requests after 429, 5xx, time-outs, cut or empty bodies.")
+    max_retries: int = Field(8, ge=0, description="Further requests after 429, 5xx, time-outs, cut or broken bodies.")
     backoff_s: PositiveFloat = Field(1.0, description="First wait before a further request; doubles, with jitter.")
     max_wait_s: PositiveFloat = Field(60.0, description="Longest wait; a Retry-After beyond it gives the item up.")
     parse_retries: int = Field(2, ge=0, description="How often an answer that can't be read is asked for again.")

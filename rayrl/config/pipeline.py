@@ -65,7 +65,10 @@ class PipelineConfig(CommandConfig):
     def _resolve(cls, raw: Any) -> Any:
         if not isinstance(raw, dict) or not isinstance(raw.get("stages"), dict):
             return raw
-        folder = os.path.expanduser(str(raw.get("output_dir", cls.model_fields["output_dir"].default)))
+        folder = raw.get("output_dir", cls.model_fields["output_dir"].default)
+        if not isinstance(folder, str) or not folder:
+            raise ValueError("output_dir: name a folder")
+        folder = os.path.expanduser(folder)
         seed = raw.get("seed", cls.model_fields["seed"].default)
         resolved: dict[str, Any] = {}
         for name, given in raw["stages"].items():

@@ -228,7 +228,7 @@ class ClusterConfig(Strict):
     )
     take_turns: bool = Field(
         False,
-        description="Policy, critic, reference and reward models work one after the other: for roles that share cores.",
+        description="First all reward models, then policy, critic and reference in turn: for roles that share cores.",
     )
     object_store_mb: PositiveInt = Field(512, description="Object store of a local Ray.")
     start_timeout_s: PositiveFloat = Field(600.0, description="Limit for actors to start.")

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +23,8 @@ from rayrl.errors import UserError
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+RUN_RECORD = "run.json"
+"""What PPO writes in the manifest's place (actors/record.py)."""
 _PACKAGES = ("rayrl", "ray", "torch", "transformers")
 
 
@@ -133,6 +135,21 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         raise UserError(f"{folder} isn't the folder of a finished stage: it has no {MANIFEST}")
     manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return manifest
+
+
+def read_inputs(folder: str | Path) -> dict[str, str]:
+    """Path -> fingerprint of what a finished stage, or a PPO run, has read; empty where nothing is recorded."""
+    for name in (MANIFEST, RUN_RECORD):
+        if (path := Path(folder) / name).is_file():
+            found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")).get("inputs", {})
+            return found
+    return {}
+
+
+def changed_input(folder: str | Path, apart: Callable[[Path], bool] = lambda path: False) -> str | None:
+    """The first of `read_inputs` that is no longer what was read; without those that `apart` says."""
+    found = read_inputs(folder).items()
+    return next((path for path, old in found if not apart(Path(path)) and fingerprint(path) != old), None)
 
 
 def _write_json(path: Path, value: Any) -> None:

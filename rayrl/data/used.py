@@ -58,10 +58,11 @@ def read_used(path: str | Path) -> dict[str, str]:
     if not file.is_file():
         raise UserError(f"{path} has no {USED}: name the folder of a finished `rayrl sft`, or the data it trained on")
     texts: dict[str, str] = {}
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            texts[row["key"]] = row["text"]
-        except (ValueError, TypeError, KeyError):
-            raise UserError(f'{file}, line {number}: expected {{"key": ..., "text": ...}}') from None
+    with file.open(encoding="utf-8", newline="\n") as lines:  # other line separators may stand in a text
+        for number, line in enumerate(lines, start=1):
+            try:
+                row = json.loads(line)
+                texts[row["key"]] = row["text"]
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f'{file}, line {number}: expected {{"key": ..., "text": ...}}') from None
     return texts

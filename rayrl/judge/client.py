@@ -34,6 +34,8 @@ _NO_CREDIT = frozenset({"insufficient_quota", "billing_hard_limit_reached"})
 _NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 _HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 """Half of a UTF-16 pair, which JSON can escape into a text that no encoding takes."""
+_WHOLE = (None, "stop", "length", "content_filter", "tool_calls", "function_call")
+"""How an answer ends that the same request would get again; servers say "error" or "abort" where they broke off."""
 _MOST_TOKENS = 1 << 32
 """An endpoint that says it used more is wrong."""
 
@@ -61,14 +63,15 @@ class Pace:
         self.slots = asyncio.Semaphore(config.concurrency)
         rate = config.requests_per_minute
         self._spacing_s = 0.0 if rate is None else 60.0 / rate
-        self._next_turn = self._not_before = 0.0
+        self._not_before = 0.0
+        self._next = asyncio.Lock()
 
     async def turn(self) -> None:
         """Waits for a request's turn: evenly spaced to keep to the rate, and not before a Retry-After is over."""
-        at = max(time.monotonic(), self._next_turn)
-        self._next_turn = at + self._spacing_s
-        while (wait_s := max(at, self._not_before) - time.monotonic()) > 0:  # one may come while this one sleeps
-            await asyncio.sleep(wait_s)
+        async with self._next:
+            while (wait_s := self._not_before - time.monotonic()) > 0:  # a longer one may come while this one sleeps
+                await asyncio.sleep(wait_s)
+            self.hold(self._spacing_s)
 
     def hold(self, seconds: float) -> None:
         """Lets no request go for so long."""
@@ -90,23 +93,30 @@ class JudgeClient:
     async def ask(self, messages: Sequence[Message]) -> str:
         """The model's answer, from the cache if it was ever received; equal requests in flight are sent once.
 
+        Another client's failure isn't this one's: it may have its own endpoint and budget.
+
         Raises CallFailed, BudgetExceeded, EndpointRefused.
         """
         if any(_HALF_A_PAIR.search(message["content"]) for message in messages):
             raise CallFailed("the prompt holds characters that no encoding takes")
         key = request_key(self._config.model, messages, self._settings())
-        known = self._store.answer(key)
-        if known is not None:
-            return known
         flying = self._store.flying
-        if key not in flying:
-            task = asyncio.create_task(self._fetch(key, list(messages)))
-            flying[key] = task
-            self._mine.add(task)
-            task.add_done_callback(lambda _: flying.pop(key))
-            task.add_done_callback(self._mine.discard)
-        # Shielded: whoever asked first may be cancelled, and others wait for the same answer.
-        return await asyncio.shield(flying[key])
+        while (known := self._store.answer(key)) is None:
+            own = key not in flying or flying[key] in self._mine
+            task = flying.get(key) or self._start(key, list(messages))
+            # Not awaited itself: whoever asked first may be cancelled, and others wait for the same answer.
+            await asyncio.wait([task])
+            if own or not (task.cancelled() or task.exception()):
+                return task.result()
+        return known
+
+    def _start(self, key: str, messages: list[Message]) -> asyncio.Task[str]:
+        task = asyncio.create_task(self._fetch(key, messages))
+        self._store.flying[key] = task
+        self._mine.add(task)
+        task.add_done_callback(lambda _: self._store.flying.pop(key))
+        task.add_done_callback(self._mine.discard)
+        return task
 
     async def close(self) -> None:
         """Gives up what is in flight, as lost, and closes the connections."""
@@ -222,7 +232,9 @@ def _text_of(reply: Any) -> str | None:
     "" where a whole answer holds no text (withheld, a tool call): asked again in the same words it would be so again.
     """
     choices = getattr(reply, "choices", None)
-    if not isinstance(choices, list) or not choices or not hasattr(choices[0], "message"):
+    if not isinstance(choices, list) or not choices or getattr(choices[0], "message", None) is None:
+        return None
+    if getattr(choices[0], "finish_reason", None) not in _WHOLE:
         return None
     content = getattr(choices[0].message, "content", None)
     text = _HALF_A_PAIR.sub("\ufffd", content) if isinstance(content, str) else ""

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 from transformers.masking_utils import AttentionMaskInterface
 
 from rayrl.errors import UserError
+from rayrl.models.attention import NAME as SHORT
 from rayrl.models.attention import is_short, short_attention
 
 NAME = "rayrl_segments"
@@ -72,6 +73,8 @@ def use_segments(model: PreTrainedModel) -> None:
     """
     ids = torch.arange(7, 30, device=model.device)[None] % model.config.vocab_size
     lengths = (9, 14)
+    if model.config._attn_implementation == SHORT:
+        model.set_attn_implementation("sdpa")  # the measure must not be the same code
     alone = torch.cat([_hidden(model, input_ids=part) for part in ids.split(lengths, dim=1)], dim=1)
     AttentionInterface.register(NAME, segment_attention)
     AttentionMaskInterface.register(NAME, _no_mask)

@@ -18,7 +18,7 @@ from typing import Any
 from rayrl.config.load import config_hash
 from rayrl.config.pipeline import Stage
 from rayrl.data.lock import LOCK
-from rayrl.data.stage_folder import MANIFEST, fingerprint, read_manifest
+from rayrl.data.stage_folder import MANIFEST, changed_input
 from rayrl.errors import UserError
 
 RECORD = "pipeline.json"
@@ -50,8 +50,8 @@ class Record:
         before = self._known.get(stage.name, {})
         done = (
             "seconds" in before
-            and before["config"] == config_hash(stage.config)
-            and before["inputs"] == self._inputs(stage)
+            and before.get("config") == config_hash(stage.config)
+            and before.get("inputs") == self._inputs(stage)
             and any((self._folder / stage.name / name).is_file() for name in (MANIFEST, SUMMARY))
             and all(self.seconds(self._stages[name]) is not None for name in stage.needs)
         )
@@ -62,15 +62,17 @@ class Record:
         anew: set[str] = set()
         stale: list[str] = []
         for stage in self._stages.values():
-            if not self._there(stage.name):
+            if not self._folders(stage.name):
                 anew.add(stage.name)
             elif anew & set(stage.needs) or self._known.get(stage.name, {}).get("inputs") != self._inputs(stage):
                 anew.add(stage.name)
                 stale.append(stage.name)
             elif self.seconds(stage) is not None:
                 self._check_files(stage.name)
+            elif "seconds" in self._known[stage.name]:
+                anew.add(stage.name)  # it ended, and goes on under another configuration
         if stale:
-            folders = " ".join(str(self._folder / name) for name in stale)
+            folders = " ".join(str(path) for name in stale for path in self._folders(name))
             raise UserError(
                 f"{', '.join(stale)}: made from an earlier run of what they read; to make them anew, remove {folders}"
             )
@@ -78,7 +80,8 @@ class Record:
     def begin(self, stage: Stage) -> None:
         """The stage starts, or goes on."""
         before = self._known.get(stage.name)
-        run = before["run"] if before is not None and self._there(stage.name) else secrets.token_hex(8)
+        cut = before is not None and "seconds" not in before and self._folders(stage.name)
+        run = before["run"] if before is not None and cut else secrets.token_hex(8)
         self._known[stage.name] = {"config": config_hash(stage.config), "inputs": self._inputs(stage), "run": run}
         self._write()
 
@@ -90,19 +93,19 @@ class Record:
     def _inputs(self, stage: Stage) -> dict[str, str | None]:
         return {name: self._known.get(name, {}).get("run") for name in stage.needs}
 
-    def _there(self, name: str) -> bool:
-        return any((self._folder / folder).exists() for folder in (name, f"{name}.partial"))
+    def _folders(self, name: str) -> list[Path]:
+        """Those that the stage has left: its own, or the one in which its work lies until it is whole."""
+        return [path for folder in (name, f"{name}.partial") if (path := self._folder / folder).exists()]
 
     def _check_files(self, name: str) -> None:
         """Raises UserError where a file outside the pipeline that a finished stage read has changed since."""
-        if not (self._folder / name / MANIFEST).is_file():
-            return
-        for path, before in read_manifest(self._folder / name)["inputs"].items():
-            own = self._folder in Path(path).expanduser().absolute().parents
-            if not own and fingerprint(path) != before:
-                raise UserError(
-                    f"{path} has changed since {name} read it; to read it again, remove {self._folder / name}"
-                )
+
+        def own(path: Path) -> bool:
+            path = path.expanduser().absolute()
+            return any(self._folder / stage in (path, *path.parents) for stage in self._stages)
+
+        if (path := changed_input(self._folder / name, apart=own)) is not None:
+            raise UserError(f"{path} has changed since {name} read it; to read it again, remove {self._folder / name}")
 
     def _write(self) -> None:
         draft = self._path.with_suffix(".draft")

@@ -260,7 +260,7 @@ def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] 
     """(line from 1 where it begins, cells) of every record.
 
     A quote that is left open would take the rows below into its cell. It shows as a quote in the wrong place, or as a
-    record of many lines with the wrong number of cells; either way it costs its own line only.
+    record that doesn't end; either way it costs its own line only.
     """
     width: int | None = None
     source = _Lines(lines, 0)
@@ -272,17 +272,13 @@ def _records(lines: list[str], delimiter: str) -> Iterator[tuple[int, list[str] 
                 end = start + table.line_num
                 if width is not None and any(cells) and len(cells) != width:
                     yield source.begin + 1, BadLine(f"the row has {len(cells)} cells, the header {width}")
-                    if end - source.begin > 1:
-                        break
                 else:
                     yield source.begin + 1, cells
                     width = width or (len(cells) if any(cells) else None)
                 source.begin = end
-            else:
-                continue
         except csv.Error:
             yield source.begin + 1, BadLine("a quote is opened and never closed, or stands where none may")
-        source = _Lines(lines, source.begin + 1)
+            source = _Lines(lines, source.begin + 1)
 
 
 def _text_values(text: str, encoding: str, whole: bool) -> Values:
