@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 from build_consultations import COMFORTABLE_REFERENCE, Case, make_case
+from draw_prompts import Prompts
 
 from rayrl.types import Message
-
-if TYPE_CHECKING:
-    from build_preferences import Prompts
 
 MULTI_TURN_SHARE = 0.5
 """Of the assistant-like consultations, how many go on with follow-up questions."""
