@@ -153,7 +153,17 @@ def test_a_row_that_does_not_say_what_is_missing_is_an_error(missing: object) ->
         clarifying_question(PromptRow("p", [{"role": "user", "content": "Hi"}]), "Rest.")
 
 
-@pytest.mark.parametrize("options", [{"max_questions": 0}, {"any_question": 1.5}, {"any_question": -0.1}])
+def test_a_needless_question_may_cost_more_than_silence() -> None:
+    asks = "I see. Could you describe the pain?"
+    assert clarifying_question(row([]), asks, needless=-1.0) == -1.0
+    assert clarifying_question(row([]), "Rest.", needless=-1.0) == 1.0
+    assert clarifying_question(row(["duration"]), asks, needless=-1.0) == 0.65
+    assert clarifying_question(row(["duration"]), "Rest.", needless=-1.0) == 0.0
+
+
+@pytest.mark.parametrize(
+    "options", [{"max_questions": 0}, {"any_question": 1.5}, {"any_question": -0.1}, {"needless": 0.1}]
+)
 def test_options_out_of_range_are_an_error(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="clarifying_question"):
         clarifying_question(row([]), "Rest.", **options)  # type: ignore[arg-type]

@@ -11,6 +11,7 @@ Zhongjing calls initiative. Left out: judging whether a question is clever; that
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 
@@ -49,20 +50,20 @@ def items_asked(questions: Sequence[str], items: Sequence[str]) -> set[str]:
 
 
 def clarifying_question(
-    prompt: PromptRow, response: str, *, max_questions: int = 3, any_question: float = 0.65
+    prompt: PromptRow, response: str, *, max_questions: int = 3, any_question: float = 0.65, needless: float = 0.0
 ) -> float:
-    """In [0, 1]: asks the patient where something is missing, and doesn't where nothing is.
+    """In [`needless`, 1]: asks the patient where something is missing, and doesn't where nothing is.
 
-    With `prompt.fields["missing_info"]` empty: 1 without a question, 0 with one. With items in it: 0 without a real
+    With `prompt.fields["missing_info"]` empty: 1 without a question, `needless` (0 or below) with one. With items in it: 0 without a real
     question, `any_question` with one, 1 where a question asks about an item. More than `max_questions` question marks
     (neighbours count once) score 0: an interrogation is no consultation. An answer without words scores 0.
 
     Raises ValueError where the row doesn't say what is missing, or an option is out of its range.
     """
-    if max_questions < 1 or not 0 <= any_question <= 1:
+    if max_questions < 1 or not 0 <= any_question <= 1 or not -math.inf < needless <= 0:
         raise ValueError(
-            "clarifying_question: max_questions must be at least 1 and any_question in [0, 1], "
-            f"got {max_questions} and {any_question}"
+            "clarifying_question: max_questions must be at least 1, any_question in [0, 1] and needless at most 0, "
+            f"got {max_questions}, {any_question} and {needless}"
         )
     missing = _missing_info(prompt)
     if not units(response):
@@ -70,7 +71,7 @@ def clarifying_question(
     patient = "\n".join(message["content"] for message in prompt.messages if message["role"] == "user")
     questions = questions_to_patient(response, patient)
     if not missing:
-        return 0.0 if questions else 1.0
+        return needless if questions else 1.0
     if not questions or len(re.findall(r"[?？][?？!！\s]*", response)) > max_questions:
         return 0.0
     return 1.0 if items_asked(questions, missing) else any_question
