@@ -54,9 +54,10 @@ def clarifying_question(
 ) -> float:
     """In [`needless`, 1]: asks the patient where something is missing, and doesn't where nothing is.
 
-    With `prompt.fields["missing_info"]` empty: 1 without a question, `needless` (0 or below) with one. With items in it: 0 without a real
-    question, `any_question` with one, 1 where a question asks about an item. More than `max_questions` question marks
-    (neighbours count once) score 0: an interrogation is no consultation. An answer without words scores 0.
+    With `prompt.fields["missing_info"]` empty: 1 without a question, `needless` (0 or below) with one. With items in
+    it: 0 without a real question, `any_question` with one, 1 where a question asks about an item. More than
+    `max_questions` question marks (neighbours count once) score 0: an interrogation is no consultation. An answer
+    without words scores 0.
 
     Raises ValueError where the row doesn't say what is missing, or an option is out of its range.
     """
