@@ -112,11 +112,13 @@ def test_killed_twice_it_ends_as_an_unbroken_run(whole: tuple[Path, str], tmp_pa
     folder, _ = whole
     killed = tmp_path / "killed"
     run_and_kill(killed, killed / "sample.partial" / "candidates-00001.jsonl")
+    written = (killed / "sample.partial" / "candidates-00001.jsonl").stat().st_mtime_ns
     record = json.loads((killed / "pipeline.json").read_text())
     assert "seconds" in record["sft"] and "seconds" not in record["sample"]
     run_and_kill(killed, killed / "ppo" / "checkpoints" / "step-000001" / "state.json")
     said = run_to_the_end(killed)
     assert all(f"{name}: done before" in said for name in STAGES[:4])
+    assert (killed / "sample" / "candidates-00001.jsonl").stat().st_mtime_ns == written, "kept, not made again"
     assert differences(folder, killed) == []
 
 
