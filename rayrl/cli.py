@@ -68,7 +68,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     presets = commands.add_parser("presets", help="list the presets in the package")
     presets.set_defaults(handler=_presets)
 
-    report = commands.add_parser("report", help="write a run's report.html again")
+    report = commands.add_parser("report", help="write a PPO run's report.html again")
     report.add_argument("directory", metavar="DIR", type=Path, help="the run's output_dir")
     report.set_defaults(handler=_report)
 
@@ -157,6 +157,9 @@ def _presets(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     if not args.directory.is_dir():
         raise UserError(f"no run folder {args.directory}; name the output_dir of a run")
+    others = ("manifest.json", "pipeline.json")
+    if not (args.directory / "config.yaml").is_file() or any((args.directory / name).exists() for name in others):
+        raise UserError(f"{args.directory} isn't the folder of a `rayrl ppo` run; other stages write their own reports")
     from rayrl.evaluation.report import write_report
 
     write_report(args.directory)

@@ -166,7 +166,13 @@ def test_presets_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_report_needs_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err.startswith(f"rayrl: no run folder {tmp_path / 'nowhere'}")
+    assert cli.main(["report", str(tmp_path)]) == 2, "an empty folder"
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "manifest.json").touch()
+    assert cli.main(["report", str(tmp_path)]) == 2, "another stage's"
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith(f"rayrl: no run folder {tmp_path / 'nowhere'}")
+    assert len(others) == 2 and all("isn't the folder of a `rayrl ppo` run" in line for line in others)
 
 
 @pytest.mark.parametrize("argv", [["ppo", "x.yaml", "--dry-rn"], ["presets", "extra"], [], ["pppo"]])

@@ -192,6 +192,7 @@ class Judge(ThreadingHTTPServer):
         self.answered: list[str] = []
         self.refuse_after: int | None = None
         self.favours_first = False
+        self.status = 200
         self.lock = threading.Lock()
 
     @property
@@ -215,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
         used = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
         reply = {"id": "1", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": used}
         answer = json.dumps({"error": {"message": "no"}} if refused else reply).encode()
-        self.send_response(401 if refused else 200)
+        self.send_response(401 if refused else self.server.status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
@@ -277,6 +278,18 @@ def test_a_cut_run_goes_on_without_asking_again(session: None, judge: Judge, tmp
     assert len(judge.answered) == len(set(judge.answered)) == 8
     rows = read_preferences(tmp_path / "out")
     assert [row.verdict for row in rows] == ["b", "a", "b", "a", "b", "a"]
+
+
+def test_a_judge_that_never_answers_is_no_result(session: None, judge: Judge, tmp_path: Path) -> None:
+    rater = {**judge.rater, "cache": str(tmp_path / "judge.sqlite"), "max_retries": 0}
+    judge.status = 500
+    path = configured(tmp_path, [{"kind": "judge", "judge": rater}], candidates=candidates(tmp_path / "sampled"))
+    with pytest.raises(RunError, match=r"judge:rubric: none of 6 pairs has a verdict \(.*HTTP 500"):
+        main(path)
+    assert not (tmp_path / "out").exists()
+    judge.status = 200
+    main(path)
+    assert {row.verdict for row in read_preferences(tmp_path / "out")} == {"a", "b"}
 
 
 def test_a_spent_budget_sets_pairs_aside_and_a_larger_one_pays_for_the_rest_only(

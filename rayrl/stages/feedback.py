@@ -36,7 +36,7 @@ from rayrl.data.prompts import REJECTED_FILE, Rejected, write_rejected
 from rayrl.data.readers import read_comparisons
 from rayrl.data.readers.rows import check_read, check_share
 from rayrl.data.stage_folder import StageFolder
-from rayrl.errors import UserError
+from rayrl.errors import RunError, UserError
 from rayrl.feedback.adjudicate import comparisons, decide
 from rayrl.feedback.agreement import annotator_agreement, rater_agreement
 from rayrl.feedback.judge_rater import judge_pairs
@@ -171,7 +171,7 @@ def _judge(config: FeedbackConfig, pairs: Sequence[Pair]) -> dict[int, list[Comp
 
 
 def _judge_by(config: JudgeConfig, pairs: Sequence[Pair]) -> list[Comparison]:
-    """One judge's rows, in the order of the pairs."""
+    """One judge's rows, in the order of the pairs. RunError where none has a verdict, though there was budget."""
     rows: dict[str, Comparison] = {}
     last = time.monotonic()
     with served(config) as reachable:
@@ -179,7 +179,13 @@ def _judge_by(config: JudgeConfig, pairs: Sequence[Pair]) -> list[Comparison]:
             rows[row.id] = row
             if time.monotonic() - last >= SAY_EVERY_S:
                 last = time.monotonic()
-                logger.info("%s: %d of %d pairs", row.rater, len(rows), len(pairs))
+                failed = sum(row.verdict == "set_aside" for row in rows.values())
+                logger.info("%s: %d of %d pairs, %d set aside", row.rater, len(rows), len(pairs), failed)
+    if pairs and all(row.verdict == "set_aside" and "judge.budget" not in str(row.reason) for row in rows.values()):
+        first = next(iter(rows.values()))
+        raise RunError(
+            f"{first.rater}: none of {len(pairs)} pairs has a verdict ({first.reason}); mend it and run again"
+        )
     return [rows[f"{pair.id}/judge:{config.model}"] for pair in pairs]
 
 
