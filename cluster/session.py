@@ -97,7 +97,7 @@ def choose(address: str, environ: Mapping[str, str]) -> Target:
         job = environ["RAY_ADDRESS"]
         return Target(job, f"this is a submitted Ray job: joining its cluster at {job} (cluster.address: {address})")
     if address == "local":
-        return Target("local", "starting Ray on this machine (cluster.address: local)")
+        return Target("local", "starting Ray on this machine (address: local)")
     wanted = environ["RAY_ADDRESS"] if address == "auto" and "RAY_ADDRESS" in environ else address
     if "://" in wanted:
         raise CannotConnect(
