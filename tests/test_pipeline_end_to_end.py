@@ -24,7 +24,7 @@ SHORT = (
     "stages.sft.max_steps=6",
     "stages.sft.validation.every=3",
     "stages.sample.num_prompts=12",
-    "stages.sample.shard_size=4",
+    "stages.sample.shard_size=2",
     "stages.ppo.steps=3",
     "stages.ppo.checkpoint.every=1",
     "stages.ppo.prompts_per_step=4",
@@ -66,7 +66,7 @@ def run_and_kill(folder: Path, moment: Path) -> None:
         while not moment.exists():
             assert process.poll() is None, f"ended before {moment.name} was there"
             assert time.monotonic() < deadline, f"{moment} never came"
-            time.sleep(0.02)
+            time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
         process.wait()
 
@@ -111,14 +111,14 @@ def test_run_again_it_does_nothing(whole: tuple[Path, str]) -> None:
 def test_killed_twice_it_ends_as_an_unbroken_run(whole: tuple[Path, str], tmp_path: Path) -> None:
     folder, _ = whole
     killed = tmp_path / "killed"
-    run_and_kill(killed, killed / "sample.partial" / "candidates-00001.jsonl")
-    written = (killed / "sample.partial" / "candidates-00001.jsonl").stat().st_mtime_ns
+    run_and_kill(killed, killed / "sample.partial" / "candidates-00000.jsonl")
+    written = (killed / "sample.partial" / "candidates-00000.jsonl").stat().st_mtime_ns
     record = json.loads((killed / "pipeline.json").read_text())
     assert "seconds" in record["sft"] and "seconds" not in record["sample"]
     run_and_kill(killed, killed / "ppo" / "checkpoints" / "step-000001" / "state.json")
     said = run_to_the_end(killed)
     assert all(f"{name}: done before" in said for name in STAGES[:4])
-    assert (killed / "sample" / "candidates-00001.jsonl").stat().st_mtime_ns == written, "kept, not made again"
+    assert (killed / "sample" / "candidates-00000.jsonl").stat().st_mtime_ns == written, "kept, not made again"
     assert differences(folder, killed) == []
 
 
