@@ -34,7 +34,7 @@ class Scoring:
         return started
 
     def wait_for_models(self, started: Started, what: str) -> None:
-        """Until the sources that compute here have answered: where roles share cores, others begin after them."""
+        """Until the reward models have answered: where roles share cores, others begin after them."""
         for entry, answers in zip(self._entries, started, strict=True):
             if entry.kind == "model":
                 _wait(entry, answers, what)

@@ -95,7 +95,7 @@ def choose(address: str, environ: Mapping[str, str]) -> Target:
     """
     if address in ("local", "auto") and JOB_DRIVER_VARIABLE in environ:
         job = environ["RAY_ADDRESS"]
-        return Target(job, f"this is a submitted Ray job: joining its cluster at {job} (cluster.address: {address})")
+        return Target(job, f"this is a submitted Ray job: joining its cluster at {job} (address: {address})")
     if address == "local":
         return Target("local", "starting Ray on this machine (address: local)")
     wanted = environ["RAY_ADDRESS"] if address == "auto" and "RAY_ADDRESS" in environ else address
@@ -104,7 +104,7 @@ def choose(address: str, environ: Mapping[str, str]) -> Target:
             f"{wanted} isn't the address of a Ray control store (HOST:PORT); through a dashboard or Ray Client submit "
             "the command as a job: ray job submit --address http://HOST:8265 -- rayrl ..."
         )
-    return Target(wanted, f"joining the Ray cluster at {wanted} (cluster.address: {address})")
+    return Target(wanted, f"joining the Ray cluster at {wanted} (address: {address})")
 
 
 def temp_root(environ: Mapping[str, str], needed_mb: int = TEMP_DIR_MB) -> Path:
@@ -182,12 +182,12 @@ def _private_token() -> None:
 def _reach(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
-        raise CannotConnect(f"cluster.address: {address!r} is neither `local`, `auto` nor HOST:PORT")
+        raise CannotConnect(f"address: {address!r} is neither `local`, `auto` nor HOST:PORT")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_TIMEOUT_S).close()
     except OSError as error:
         raise CannotConnect(
-            f"nothing answers at {address} ({error}); start Ray there (`ray start --head`) or use cluster.address=local"
+            f"nothing answers at {address} ({error}); start Ray there (`ray start --head`) or use address: local"
         ) from error
 
 

@@ -157,10 +157,11 @@ def _presets(args: argparse.Namespace) -> None:
 def _report(args: argparse.Namespace) -> None:
     if not args.directory.is_dir():
         raise UserError(f"no run folder {args.directory}; name the output_dir of a run")
-    others = ("manifest.json", "pipeline.json")
-    if not (args.directory / "config.yaml").is_file() or any((args.directory / name).exists() for name in others):
-        raise UserError(f"{args.directory} isn't the folder of a `rayrl ppo` run; other stages write their own reports")
+    from rayrl.data.stage_folder import RUN_RECORD
     from rayrl.evaluation.report import write_report
+
+    if not (args.directory / RUN_RECORD).is_file():
+        raise UserError(f"{args.directory} isn't the folder of a `rayrl ppo` run; other stages write their own reports")
 
     write_report(args.directory)
 

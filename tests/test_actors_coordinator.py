@@ -12,6 +12,7 @@ from actor_fakes import Critic, Engine, Events, Policy, Reference, Reward, group
 from rich.console import Console
 
 import actors.coordinator as coordinator_module
+import actors.scoring as scoring_module
 from actors.coordinator import Coordinator, Roles
 from actors.evaluation import HeldOut
 from actors.generation import Generation
@@ -370,6 +371,24 @@ def test_a_resumed_run_goes_on_as_one_that_was_not_interrupted(tmp_path: Path) -
     states = [json.loads((w.folder / "checkpoints/step-000004/state.json").read_text("utf-8")) for w in (whole, rest)]
     assert states[0] == states[1]
     assert [event[2] for event in rest.of("load")] == ["step-000002"] * 4
+
+
+@pytest.mark.parametrize("take_turns", [True, False])
+def test_the_policy_begins_after_the_reward_models_where_roles_take_turns(
+    take_turns: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rewards = "rewards=[{name: length, kind: model, model: m}, {name: repetition, kind: rule, rule: repetition}]"
+    world = World(config(tmp_path, "steps=1", rewards, f"cluster.take_turns={take_turns}"))
+
+    def waiting(refs: Any, timeout_s: float, what: str, who: Any) -> list[Any]:
+        world.events.append((what, "wait"))
+        return wait_for(refs, timeout_s, what, who)
+
+    monkeypatch.setattr(scoring_module, "wait_for", waiting)
+    world.run()
+    first_view = next(i for i, event in enumerate(world.events) if event[:2] == ("policy[0]", "prepare"))
+    waits = [event[0] for event in world.events[:first_view] if event[1] == "wait" and event[0].startswith("step 0")]
+    assert waits == (["step 0, reward length"] if take_turns else [])
 
 
 def test_where_roles_take_turns_a_reward_model_is_waited_for_and_a_judge_is_not() -> None:

@@ -168,7 +168,6 @@ def test_report_needs_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture
     assert cli.main(["report", str(tmp_path / "nowhere")]) == 2
     assert cli.main(["report", str(tmp_path)]) == 2, "an empty folder"
     (tmp_path / "config.yaml").touch()
-    (tmp_path / "manifest.json").touch()
     assert cli.main(["report", str(tmp_path)]) == 2, "another stage's"
     first, *others = capsys.readouterr().err.splitlines()
     assert first.startswith(f"rayrl: no run folder {tmp_path / 'nowhere'}")

@@ -16,7 +16,7 @@ from rayrl.config.feedback import FeedbackConfig
 from rayrl.config.load import ConfigError, dump, load, presets
 from rayrl.data.candidates import write_candidates
 from rayrl.data.preferences import read_preferences, write_preferences
-from rayrl.data.stage_folder import read_manifest
+from rayrl.data.stage_folder import MANIFEST
 from rayrl.errors import RunError, UserError
 from rayrl.feedback.rubric_server import judge_prompt
 from rayrl.stages.feedback import main
@@ -109,7 +109,7 @@ def test_rubric_annotators_and_files_join_one_store(tmp_path: Path, capsys: pyte
     assert list(told["human"]["agreement"]) == ["all", "bones", "lungs"]
     assert told["raters"]["rubric"]["rows"] == 6 and told["headline"].startswith("13 comparisons by 3 raters, 10 with")
     assert [two["raters"] for two in told["rater_agreement"]] == [["file", "rubric"]]
-    counts = read_manifest(out)["counts"]
+    counts = json.loads((out / MANIFEST).read_text(encoding="utf-8"))["counts"]
     assert counts == {"in": 7, "out": 13, "dropped": {"pairs of answers with one text": 1}}
     printed = capsys.readouterr().out
     assert "1 items need a third annotator" in printed and REST not in printed and "My knee" not in printed
@@ -287,6 +287,7 @@ def test_a_judge_that_never_answers_is_no_result(session: None, judge: Judge, tm
     with pytest.raises(RunError, match=r"judge:rubric: none of 6 pairs has a verdict \(.*HTTP 500"):
         main(path)
     assert not (tmp_path / "out").exists()
+    assert len((tmp_path / "out.partial" / "set_aside.jsonl").read_text("utf-8").splitlines()) == 6
     judge.status = 200
     main(path)
     assert {row.verdict for row in read_preferences(tmp_path / "out")} == {"a", "b"}

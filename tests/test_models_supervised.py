@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 from learner_cases import CPU
+from torch import Tensor
 
 from rayrl.config.sft import SFTTrainableConfig
 from rayrl.errors import UserError
-from rayrl.models import segments
+from rayrl.models import attention, segments
+from rayrl.models.attention import short_attention
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import load_causal_lm
 from rayrl.models.partition import partition
@@ -119,11 +121,21 @@ def softer(*args: Any, scaling: float = 1.0, **kwargs: Any) -> Any:
     return segment_attention(*args, scaling=scaling / 2, **kwargs)
 
 
-@pytest.mark.parametrize("attention", [blind, softer])
-def test_models_that_packing_would_change_are_refused(attention: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segments, "segment_attention", attention)
+@pytest.mark.parametrize("wrong", [blind, softer])
+def test_models_that_packing_would_change_are_refused(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(segments, "segment_attention", wrong)
     with pytest.raises(UserError, match=r"doesn't give sequences that share a row .* set data\.packing=false"):
         use_segments(load_causal_lm(resolve_model("tiny-random"), "fp32"))
+
+
+def test_packing_is_measured_by_another_attention_than_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(query: Tensor, key: Tensor, value: Tensor, scaling: float | None, dropout: float) -> Tensor:
+        return 9 * short_attention(query, key, value, scaling, dropout)
+
+    for module in (attention, segments):
+        monkeypatch.setattr(module, "short_attention", wrong)
+    with pytest.raises(UserError, match="doesn't give sequences that share a row"):
+        use_segments(load_causal_lm(resolve_model("tiny-random"), "bf16"))
 
 
 def test_the_frozen_trunk_knows_segments_too() -> None:

@@ -144,5 +144,5 @@ def _verdicts(folder: Path) -> list[Any]:
 
 
 def _metrics(folder: Path) -> list[Any]:
-    rows = read_rows(folder / "ppo" / "metrics.jsonl")
+    rows = [row for stage in ("sample", "ppo") for row in read_rows(folder / stage / "metrics.jsonl")]
     return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows]

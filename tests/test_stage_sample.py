@@ -22,7 +22,7 @@ from rayrl.config.sample import SampleConfig
 from rayrl.data.candidates import read_candidates
 from rayrl.data.chat import load_tokenizer
 from rayrl.data.dedup import NearDuplicates
-from rayrl.data.stage_folder import read_manifest
+from rayrl.data.stage_folder import MANIFEST
 from rayrl.data.used import write_used
 from rayrl.errors import RunError, UserError
 from rayrl.models.builtin import resolve_model
@@ -298,7 +298,7 @@ def test_every_prompt_is_answered_and_none_is_told(tmp_path: Path) -> None:
     assert not (tmp_path / "out.partial").exists()
     assert [row["shard"] for row in read_rows(out / "metrics.jsonl")] == [0, 1, 2, 3]
     rows = read_candidates(out).rows
-    manifest = read_manifest(out)
+    manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
     assert len(rows) == 20 == manifest["counts"]["out"]
     assert manifest["counts"]["in"] == 576 == 20 + sum(manifest["counts"]["dropped"].values())
     assert len({answer for row in rows for answer in row.answers}) > 30

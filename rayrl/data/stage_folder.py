@@ -128,28 +128,16 @@ class StageFolder:
             )
 
 
-def read_manifest(folder: str | Path) -> dict[str, Any]:
-    """The manifest of a finished stage. Raises UserError where there is none."""
-    path = Path(folder) / MANIFEST
-    if not path.is_file():
-        raise UserError(f"{folder} isn't the folder of a finished stage: it has no {MANIFEST}")
-    manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return manifest
+def changed_input(folder: Path, apart: Callable[[Path], bool] = lambda path: False) -> str | None:
+    """The first input of a finished stage, or of a PPO run, that is no longer what was read.
 
-
-def read_inputs(folder: str | Path) -> dict[str, str]:
-    """Path -> fingerprint of what a finished stage, or a PPO run, has read; empty where nothing is recorded."""
-    for name in (MANIFEST, RUN_RECORD):
-        if (path := Path(folder) / name).is_file():
-            found: dict[str, str] = json.loads(path.read_text(encoding="utf-8")).get("inputs", {})
-            return found
-    return {}
-
-
-def changed_input(folder: str | Path, apart: Callable[[Path], bool] = lambda path: False) -> str | None:
-    """The first of `read_inputs` that is no longer what was read; without those that `apart` says."""
-    found = read_inputs(folder).items()
-    return next((path for path, old in found if not apart(Path(path)) and fingerprint(path) != old), None)
+    `apart`: which paths aren't looked at. None where all are the same, or where the folder records nothing.
+    """
+    for record in (folder / MANIFEST, folder / RUN_RECORD):
+        if record.is_file():
+            inputs: dict[str, str] = json.loads(record.read_text(encoding="utf-8")).get("inputs", {})
+            return next((p for p, before in inputs.items() if not apart(Path(p)) and fingerprint(p) != before), None)
+    return None
 
 
 def _write_json(path: Path, value: Any) -> None:

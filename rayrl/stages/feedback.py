@@ -97,6 +97,7 @@ def main(config_path: str) -> None:
         rows = _unique(row for index in range(len(config.raters)) for row in parts[index])
         write_preferences(work / STORE, rows)
         _write_set_aside(work / SET_ASIDE, rows)
+        _require_verdicts(config.raters, rows, work)
         summary = _summary(config, inputs, rows, len(third))
         _write_json(work / SUMMARY, summary)
         (work / LOCK).unlink()
@@ -171,7 +172,7 @@ def _judge(config: FeedbackConfig, pairs: Sequence[Pair]) -> dict[int, list[Comp
 
 
 def _judge_by(config: JudgeConfig, pairs: Sequence[Pair]) -> list[Comparison]:
-    """One judge's rows, in the order of the pairs. RunError where none has a verdict, though there was budget."""
+    """One judge's rows, in the order of the pairs."""
     rows: dict[str, Comparison] = {}
     last = time.monotonic()
     with served(config) as reachable:
@@ -181,11 +182,6 @@ def _judge_by(config: JudgeConfig, pairs: Sequence[Pair]) -> list[Comparison]:
                 last = time.monotonic()
                 failed = sum(row.verdict == "set_aside" for row in rows.values())
                 logger.info("%s: %d of %d pairs, %d set aside", row.rater, len(rows), len(pairs), failed)
-    if pairs and all(row.verdict == "set_aside" and "judge.budget" not in str(row.reason) for row in rows.values()):
-        first = next(iter(rows.values()))
-        raise RunError(
-            f"{first.rater}: none of {len(pairs)} pairs has a verdict ({first.reason}); mend it and run again"
-        )
     return [rows[f"{pair.id}/judge:{config.model}"] for pair in pairs]
 
 
@@ -274,6 +270,21 @@ def _say(
         )
     _say_budget(console, config.raters, rows)
     console.print(f"{folder}: {summary['headline']}", soft_wrap=True)
+
+
+def _require_verdicts(raters: Sequence[RaterConfig], rows: Sequence[Comparison], work: Path) -> None:
+    """RunError where a judge gave no verdict at all, for another reason than its budget."""
+    for rater in raters:
+        if rater.judge is None:
+            continue
+        name = f"judge:{rater.judge.model}"
+        own = [row for row in rows if row.rater == name]
+        left = [row for row in own if row.verdict == "set_aside" and not (row.reason or "").startswith(BUDGET_REASON)]
+        if own and len(left) == len(own):
+            raise RunError(
+                f"{name}: none of {len(own)} pairs has a verdict ({own[0].reason}); {work / SET_ASIDE} has them all; "
+                "mend it and run again"
+            )
 
 
 def _say_budget(console: Console, raters: Sequence[RaterConfig], rows: Sequence[Comparison]) -> None:

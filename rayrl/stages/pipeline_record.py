@@ -2,8 +2,9 @@
 
     {"sft": {"config": HASH, "inputs": {}, "run": TOKEN, "seconds": 12.5}, "sample": {..., "inputs": {"sft": TOKEN}}}
 
-`run` is drawn anew when a stage starts in an empty place, and kept while it is resumed; `seconds` is there once it has
-ended. A stage is done where it ended, its configuration is the same, and all that it reads is done and of that run.
+`run` is drawn anew when a stage starts in an empty place or goes on after it had ended, and kept while it is resumed;
+`seconds` is there once it has ended. A stage is done where it ended, its configuration is the same, and all that it
+reads is done and of that run.
 """
 
 from __future__ import annotations
@@ -80,8 +81,9 @@ class Record:
     def begin(self, stage: Stage) -> None:
         """The stage starts, or goes on."""
         before = self._known.get(stage.name)
-        cut = before is not None and "seconds" not in before and self._folders(stage.name)
-        run = before["run"] if before is not None and cut else secrets.token_hex(8)
+        run = secrets.token_hex(8)
+        if before is not None and "seconds" not in before and self._folders(stage.name):
+            run = before["run"]
         self._known[stage.name] = {"config": config_hash(stage.config), "inputs": self._inputs(stage), "run": run}
         self._write()
 
