@@ -29,6 +29,11 @@ class Command:
 
 
 COMMANDS = {
+    "corpus": Command(
+        "rayrl.config.corpus:CorpusConfig",
+        "rayrl.stages.corpus",
+        "turn raw text into instructions: read, filter, deduplicate, unify",
+    ),
     "sft": Command(
         "rayrl.config.sft:SFTConfig",
         "rayrl.stages.sft",

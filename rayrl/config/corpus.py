@@ -1,0 +1,137 @@
+"""Configuration of `rayrl corpus`: from raw text to instructions, stage by stage."""
+
+from __future__ import annotations
+
+import codecs
+from typing import ClassVar, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+
+from rayrl.config.parts import RayConfig
+from rayrl.config.strict import CommandConfig, Strict
+
+STAGES = ("read", "extract", "segment", "clean", "dedup", "decontaminate", "unify", "check")
+
+
+class CorpusSourceConfig(Strict):
+    """One source of raw text (docs/corpus-read.md)."""
+
+    name: str = Field(min_length=1, pattern=r"^[^\s/]+$", description="What reports and texts call it.")
+    path: str = Field(min_length=1, description="A file or folder: local, `s3://`, `gs://` or `hdfs://`.")
+    genre: str = Field("web", description="Kind of text, such as `web`, `book`, `encyclopedia`, `literature`.")
+    language: str = Field("auto", description="`auto` identifies each text's; otherwise what all of it is in.")
+    encoding: str = Field(
+        "auto", description="`auto` tells UTF-8, GBK, GB18030, Big5 and UTF-16 apart; a named one saves the time."
+    )
+    columns: dict[str, str] = Field(
+        default_factory=dict,
+        description="For JSONL and Parquet: what rayrl calls it -> what the rows call it, of `text`, `id`, `title`, "
+        "`source`, `genre`, `language` (`{text: body, genre: kind}`). By default `text` or `content`, and `id`.",
+    )
+    plain: Literal["auto", "whole", "paragraphs", "lines"] = Field(
+        "auto",
+        description="What a document is in plain text: a file, a paragraph between empty lines, or a line. `auto`: "
+        "each of a folder's files whole, a single file by paragraphs.",
+    )
+
+    @field_validator("encoding")
+    @classmethod
+    def _known_encoding(cls, encoding: str) -> str:
+        if encoding != "auto":
+            try:
+                codecs.lookup(encoding)
+            except LookupError:
+                raise ValueError(f"Python knows no encoding {encoding!r}; for example utf-8, gbk, big5") from None
+        return encoding
+
+    @field_validator("columns")
+    @classmethod
+    def _known_columns(cls, columns: dict[str, str]) -> dict[str, str]:
+        known = ("text", "id", "title", "source", "genre", "language")
+        unknown = [key for key in columns if key not in known]
+        if unknown:
+            raise ValueError(f"unknown column {unknown[0]!r}; rayrl's names are {', '.join(known)}")
+        return columns
+
+
+class ReadConfig(Strict):
+    """Files to documents."""
+
+    split_mb: PositiveInt = Field(
+        64, description="Work of one task: so much of a large JSONL or text file, or small files together."
+    )
+    shard_mb: PositiveInt = Field(32, description="Text of one shard that is written.")
+    max_row_mb: PositiveInt = Field(16, description="A longer line, page or file is set aside unread.")
+    min_chars: PositiveInt = Field(10, description="A shorter document is dropped.")
+    duplicates: Literal["drop", "keep"] = Field(
+        "drop", description="Documents that are the same but for spacing and case: the first is kept, or all."
+    )
+
+
+class LexiconConfig(Strict):
+    """One list of domain terms."""
+
+    path: str = Field(
+        min_length=1,
+        description="UTF-8, a term a line, if wanted with a tab and its weight; `#` begins a comment. `*itis` stands "
+        "for all words with that end, `cardio*` for all with that beginning. Or a built-in list (`medical-en`).",
+    )
+    weight: PositiveFloat = Field(1.0, description="Of its terms that have none of their own.")
+
+
+class ExtractConfig(Strict):
+    """Which documents are of the domain."""
+
+    lexicons: list[LexiconConfig] = Field(min_length=1, description="Lists of domain terms; a term counts once.")
+    stop_words: list[str] = Field([], description="Lists of general words that aren't domain terms after all.")
+    threshold: float = Field(0.02, ge=0, description="Least share of a document that domain terms must cover.")
+    thresholds: dict[str, float] = Field(
+        default_factory=dict,
+        description="Other shares by language, genre or both: `{en: 0.05, book: 0.01, en/book: 0.03}`; the most "
+        "particular one holds.",
+    )
+    top_hits: PositiveInt = Field(10, description="Terms kept with each document, the most frequent ones.")
+
+
+class SegmentConfig(Strict):
+    """Documents to segments: sentences in windows."""
+
+    max_chars: PositiveInt = Field(800, description="Longest segment, without its neighbours.")
+    neighbours: int = Field(1, ge=0, description="Sentences of context on each side.")
+    neighbour_chars: PositiveInt = Field(200, description="Longest context on each side.")
+
+
+class CorpusConfig(CommandConfig):
+    """Raw text to instructions. A stage set to null is left out."""
+
+    command: ClassVar[str] = "corpus"
+
+    output_dir: str = Field("runs/corpus", description="A folder a stage, report.html; local or in an object store.")
+    seed: int = Field(0, ge=0, description="Of everything drawn.")
+    sources: list[CorpusSourceConfig] = Field(min_length=1, description="Named sources of text.")
+    max_rejected_fraction: float = Field(
+        0.05, ge=0, le=1, description="More of the input than this without a document stops the reading."
+    )
+    read: ReadConfig = Field(default_factory=ReadConfig, description="Files to documents.")
+    extract: ExtractConfig | None = Field(None, description="Which documents are of the domain.")
+    segment: SegmentConfig | None = Field(default_factory=SegmentConfig, description="Documents to segments.")
+    only: Literal[STAGES] | None = Field(None, description="Do this stage alone (on the command line `--only`).")  # type: ignore[valid-type]
+    from_stage: Literal[STAGES] | None = Field(  # type: ignore[valid-type]
+        None, description="Make this stage and the later ones anew (on the command line `--from`)."
+    )
+    workers: PositiveInt | None = Field(None, description="Ray actors at work; by default one a CPU.")
+    cpus_per_worker: PositiveFloat = Field(1.0, description="CPUs that Ray reserves for each.")
+    ray: RayConfig = Field(default_factory=RayConfig, description="Ray: where, and how long to wait.")
+
+    @field_validator("sources")
+    @classmethod
+    def _names(cls, sources: list[CorpusSourceConfig]) -> list[CorpusSourceConfig]:
+        names = [source.name for source in sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two sources are called {twice[0]!r}")
+        return sources
+
+    def stages(self) -> list[str]:
+        """Stages that this run has, in their order."""
+        return [name for name in STAGES if getattr(self, name, None) is not None]

@@ -1,0 +1,130 @@
+"""What there is to read, cut into tasks: large line files in ranges of bytes, small files together.
+
+A task depends on the files' names and sizes alone, so that a run that goes on, here or elsewhere, cuts alike.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Literal
+
+from rayrl.config.corpus import CorpusSourceConfig
+from rayrl.data.storage import Entry, Place
+from rayrl.errors import UserError
+
+Form = Literal["jsonl", "json", "parquet", "text", "html", "warc"]
+Plain = Literal["whole", "paragraphs", "lines"]
+FORMS: dict[str, Form] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+    ".html": "html",
+    ".htm": "html",
+    ".xhtml": "html",
+    ".warc": "warc",
+    ".wet": "warc",
+}
+CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+NOT_TEXT = frozenset({"manifest.json", "summary.json", "started.json", "dataset_info.json", "state.json"})
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A file, or a range of its bytes: [start, end), whose lines begin there."""
+
+    source: int
+    """Number of the source in the configuration."""
+    uri: str
+    form: Form
+    codec: str | None
+    start: int = 0
+    end: int | None = None
+    plain: Plain = "whole"
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Every source's files."""
+
+    entries: list[Entry]
+    tasks: list[list[Piece]]
+    skipped: dict[str, Counter[str]]
+    """By source, files that aren't text by their extension: {"books": {".pdf": 3}}."""
+
+
+def list_pieces(sources: Sequence[CorpusSourceConfig], task_bytes: int) -> Listing:
+    """Everything there is to read, in tasks of about `task_bytes`. Raises UserError where a source has nothing."""
+    entries: list[Entry] = []
+    tasks: list[list[Piece]] = []
+    skipped: dict[str, Counter[str]] = {}
+    for number, source in enumerate(sources):
+        room = 0
+        found, skipped[source.name] = _files(source)
+        for entry, form, codec, plain in found:
+            entries.append(entry)
+            for piece, size in _cut(Piece(number, entry.uri, form, codec, plain=plain), entry.size, task_bytes):
+                if size > room:
+                    tasks.append([])
+                    room = task_bytes
+                tasks[-1].append(piece)
+                room -= size
+    return Listing(entries, tasks, {name: count for name, count in skipped.items() if count})
+
+
+def _files(source: CorpusSourceConfig) -> tuple[list[tuple[Entry, Form, str | None, Plain]], Counter[str]]:
+    """(file, form, codec, how plain text is taken) of those that are text; extensions of those that aren't."""
+    try:
+        place = Place.of(source.path)
+        single = place.is_file()
+        listed = [place.entry()] if single else place.files(recursive=True)
+    except OSError as error:
+        raise UserError(f"source {source.name!r}: {source.path} can't be listed: {error}") from error
+    plain: Plain = source.plain if source.plain != "auto" else "paragraphs" if single else "whole"
+    found: list[tuple[Entry, Form, str | None, Plain]] = []
+    other: Counter[str] = Counter()
+    for entry in listed:
+        name = entry.uri.partition("?")[0].rsplit("/", 1)[-1]
+        form, codec, suffix = form_of(name)
+        if form is None or name in NOT_TEXT:
+            other[suffix or "no extension"] += 1
+        else:
+            found.append((entry, form, codec, plain))
+    if not found:
+        what = f"of {', '.join(FORMS)} (also {', '.join(CODECS)})"
+        there = "isn't a file" if single else "has no file" if place.exists() else "isn't there, or has no file"
+        raise UserError(f"source {source.name!r}: {source.path} {there} {what}")
+    return found, other
+
+
+def form_of(name: str) -> tuple[Form | None, str | None, str]:
+    """(form, codec, extension) that a file's name says. Example: "a.WARC.gz" -> ("warc", "gzip", ".warc.gz")"""
+    stem, dot, last = name.lower().rpartition(".")
+    codec = CODECS.get(dot + last) if stem else None
+    packed = ""
+    if codec is not None:
+        packed = dot + last
+        stem, dot, last = stem.rpartition(".")
+    suffix = dot + last if stem else ""
+    return FORMS.get(suffix), codec, suffix + packed
+
+
+def _cut(piece: Piece, size: int, task_bytes: int) -> list[tuple[Piece, int]]:
+    """The piece in ranges where its lines can be found from anywhere; else whole. With the bytes of each."""
+    by_lines = piece.form == "jsonl" or (piece.form == "text" and piece.plain == "lines")
+    if not by_lines or piece.codec is not None or size <= task_bytes or _is_utf16(piece.uri):
+        return [(piece, size)]
+    ends = [*range(task_bytes, size, task_bytes), size]
+    return [(replace(piece, start=start, end=end), end - start) for start, end in pairwise([0, *ends])]
+
+
+def _is_utf16(uri: str) -> bool:
+    """Whether a line feed may be another byte's half."""
+    with Place(uri).open() as stream:
+        return bytes(stream.read(2)) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

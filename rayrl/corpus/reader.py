@@ -1,0 +1,84 @@
+"""The stage `read`: a task's pieces to batches of normalised documents."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rayrl.config.corpus import CorpusSourceConfig, ReadConfig
+from rayrl.corpus.containers import Found, contents
+from rayrl.corpus.language import UNKNOWN, identify
+from rayrl.corpus.normalise import is_binary, normalise, text_key
+from rayrl.corpus.pieces import Piece
+from rayrl.corpus.records import Rejected, Result, keep, texts
+from rayrl.data.storage import Place
+
+BATCH_ROWS = 512
+BATCH_CHARS = 4_000_000
+
+
+class Reader:
+    """Reads tasks. `sources`: the configuration's, which pieces name by number."""
+
+    def __init__(self, sources: Sequence[CorpusSourceConfig], config: ReadConfig) -> None:
+        self._sources, self._config = sources, config
+        # Here and in workers alike, whatever the working directory.
+        self._roots = [Place.of(source.path).uri.partition("?")[0] for source in sources]
+
+    def __call__(self, pieces: Sequence[Piece]) -> Iterator[tuple[Any, Result]]:
+        """(every document of a batch, those that are kept), batch by batch in the order of the pieces."""
+        rows: list[dict[str, Any]] = []
+        rejected: list[Rejected] = []
+        chars = 0
+        for piece in pieces:
+            source = self._sources[piece.source]
+            found = contents(piece, source.encoding, source.columns, self._config.max_row_mb << 20)
+            for one in found:
+                if isinstance(one, Found):
+                    row = self._row(piece, one)
+                    if isinstance(row, dict):
+                        rows.append(row)
+                        chars += len(row["text"])
+                    else:
+                        rejected.append(row)
+                else:
+                    rejected.append(one)
+                if len(rows) >= BATCH_ROWS or chars >= BATCH_CHARS:
+                    yield self._batch(rows, rejected)
+                    rows, rejected, chars = [], [], 0
+        if rows or rejected:
+            yield self._batch(rows, rejected)
+
+    def _row(self, piece: Piece, found: Found) -> dict[str, Any] | Rejected:
+        if is_binary(found.text):
+            return Rejected(piece.uri, found.position, "binary data, not text")
+        source, said = self._sources[piece.source], found.columns
+        text = found.text if "title" not in said else f"{said['title']}\n{found.text}"
+        text = normalise(text)
+        name = self._name(piece, found.position)
+        language = said.get("language") or (source.language if source.language != "auto" else identify(text))
+        return {
+            "id": name,
+            "own_id": said.get("id"),
+            "document": name,
+            "text": text,
+            "source": said.get("source") or source.name,
+            "genre": said.get("genre") or source.genre,
+            "language": language or UNKNOWN,
+            "file": piece.uri,
+            "position": found.position,
+            "key": text_key(text),
+        }
+
+    def _name(self, piece: Piece, position: int) -> str:
+        """Unique in the corpus: the source, the file's place in it, where the document begins."""
+        path = piece.uri.partition("?")[0]
+        inside = path.removeprefix(self._roots[piece.source]).strip("/") or path.rsplit("/", 1)[-1]
+        return f"{self._sources[piece.source].name}/{inside}#{position}"
+
+    def _batch(self, rows: list[dict[str, Any]], rejected: list[Rejected]) -> tuple[Any, Result]:
+        table = texts(rows)
+        least = self._config.min_chars
+        kept = keep(table, ["too short" if len(row["text"]) < least else None for row in rows])
+        return table, Result(kept.table, kept.dropped, rejected, Counter(rejected=len(rejected)))
