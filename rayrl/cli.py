@@ -63,6 +63,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         stage.add_argument("source", metavar="SOURCE", help="YAML file, or a preset's name (see `rayrl presets`)")
         stage.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. output_dir=runs/a seed=1")
         stage.add_argument("--dry-run", action="store_true", help="print the resolved config; start nothing")
+        for option, what in command.options.items():
+            stage.add_argument(option, metavar="STAGE", help=what.help)
         stage.set_defaults(handler=_stage, command=name)
 
     presets = commands.add_parser("presets", help="list the presets in the package")
@@ -95,7 +97,9 @@ def _stage(args: argparse.Namespace) -> None:
     from rayrl.config.load import dump, load, require_no_placeholders
 
     command = COMMANDS[args.command]
-    config = load(command.model(), args.source, args.overrides)
+    named = [(what.key, getattr(args, option.lstrip("-"))) for option, what in command.options.items()]
+    overrides = [f"{key}={value}" for key, value in named if value is not None]
+    config = load(command.model(), args.source, [*args.overrides, *overrides])
     if args.dry_run:
         print(dump(config))
         print("\n".join(f"# {line}" for line in _plan(config)))

@@ -6,11 +6,20 @@ Modules by name: naming one here imports nothing, so that `rayrl --help` stays q
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rayrl.config.strict import CommandConfig
+
+
+@dataclass(frozen=True)
+class Option:
+    """An option that sets a key of the configuration."""
+
+    key: str
+    help: str
 
 
 @dataclass(frozen=True)
@@ -20,6 +29,8 @@ class Command:
     config: str
     module: str
     help: str
+    options: Mapping[str, Option] = field(default_factory=dict)
+    """Further options of the command line."""
 
     def model(self) -> type[CommandConfig]:
         """The configuration's class."""
@@ -33,6 +44,10 @@ COMMANDS = {
         "rayrl.config.corpus:CorpusConfig",
         "rayrl.stages.corpus",
         "turn raw text into instructions: read, filter, deduplicate, unify",
+        {
+            "--only": Option("only", "do this stage alone"),
+            "--from": Option("from_stage", "make this stage and the later ones anew"),
+        },
     ),
     "sft": Command(
         "rayrl.config.sft:SFTConfig",

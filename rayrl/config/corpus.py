@@ -5,11 +5,27 @@ from __future__ import annotations
 import codecs
 from typing import ClassVar, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
-from rayrl.config.parts import RayConfig
+from rayrl.config.judge import EndpointConfig
+from rayrl.config.parts import RayConfig, RolloutConfig
 from rayrl.config.strict import CommandConfig, Strict
 
+REFUSED = (
+    "参考",
+    "根据文本",
+    "根据上述",
+    "根据以上",
+    "上述文本",
+    "文中",
+    "本文",
+    "the text",
+    "the passage",
+    "the article",
+    "this study",
+    "as an ai",
+    "作为一个人工智能",
+)
 STAGES = ("read", "extract", "segment", "clean", "dedup", "decontaminate", "unify", "check")
 
 
@@ -52,6 +68,17 @@ class CorpusSourceConfig(Strict):
         if unknown:
             raise ValueError(f"unknown column {unknown[0]!r}; rayrl's names are {', '.join(known)}")
         return columns
+
+
+class UnifyEngineConfig(Strict):
+    """A model that the run loads itself."""
+
+    model: str = Field(description="Checkpoint folder, hub name or built-in model.")
+    chat_template: str | None = Field(None, description="Jinja chat template, for tokenizers without one of their own.")
+    rollout: RolloutConfig = Field(
+        default_factory=lambda: RolloutConfig(max_prompt_tokens=1536, max_new_tokens=512, temperature=0.5),
+        description="Engines and sampling.",
+    )
 
 
 class ReadConfig(Strict):
@@ -101,6 +128,45 @@ class SegmentConfig(Strict):
     neighbour_chars: PositiveInt = Field(200, description="Longest context on each side.")
 
 
+class UnifyConfig(Strict):
+    """Segments to questions and answers, as a model words them."""
+
+    endpoint: EndpointConfig | None = Field(None, description="A model behind an OpenAI-compatible endpoint; or:")
+    engine: UnifyEngineConfig | None = Field(None, description="a model of the run's own engines.")
+    target_language: Literal["same", "zh", "en"] = Field(
+        "same", description="Of questions and answers; `same` is each text's, and of other languages than these `en`."
+    )
+    question_from_chars: PositiveInt = Field(400, description="Text that a question is made from, from its beginning.")
+    answer_from_chars: PositiveInt = Field(600, description="Text that an answer is made from, from its beginning.")
+    max_question_chars: PositiveInt = Field(180, description="A longer question is asked for again.")
+    tries: PositiveInt = Field(2, description="Requests for a usable question, and for a usable answer.")
+    refused: list[str] = Field(
+        list(REFUSED),
+        description="What no question or answer may hold, since it speaks of a text that the reader won't see; "
+        "case doesn't count.",
+    )
+    instructions: str | None = Field(
+        None, min_length=1, description="Further instructions to the model, put behind the built-in ones."
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> UnifyConfig:
+        if (self.endpoint is None) == (self.engine is None):
+            raise ValueError("set one of endpoint and engine")
+        return self
+
+
+class CheckConfig(Strict):
+    """Whether answers keep to their texts."""
+
+    least_overlap: dict[str, float] = Field(
+        {"zh-zh": 0.3, "en-en": 0.3},
+        description="Least 1-gram Jaccard similarity of text and answer by languages, `TEXT-ANSWER`; other pairs "
+        "aren't measured by it.",
+    )
+    regenerate: int = Field(2, ge=0, description="How often a failed answer is asked for again before it is set aside.")
+
+
 class CorpusConfig(CommandConfig):
     """Raw text to instructions. A stage set to null is left out."""
 
@@ -119,6 +185,8 @@ class CorpusConfig(CommandConfig):
     from_stage: Literal[STAGES] | None = Field(  # type: ignore[valid-type]
         None, description="Make this stage and the later ones anew (on the command line `--from`)."
     )
+    unify: UnifyConfig | None = Field(None, description="Segments to questions and answers.")
+    check: CheckConfig | None = Field(None, description="Whether answers keep to their texts; needs `unify`.")
     workers: PositiveInt | None = Field(None, description="Ray actors at work; by default one a CPU.")
     cpus_per_worker: PositiveFloat = Field(1.0, description="CPUs that Ray reserves for each.")
     ray: RayConfig = Field(default_factory=RayConfig, description="Ray: where, and how long to wait.")
@@ -131,6 +199,12 @@ class CorpusConfig(CommandConfig):
         if twice:
             raise ValueError(f"two sources are called {twice[0]!r}")
         return sources
+
+    @model_validator(mode="after")
+    def _order(self) -> CorpusConfig:
+        if self.check is not None and self.unify is None:
+            raise ValueError("check: there is nothing to check without unify")
+        return self
 
     def stages(self) -> list[str]:
         """Stages that this run has, in their order."""

@@ -95,32 +95,17 @@ class JudgeBudgetConfig(Strict):
         return self
 
 
-class JudgeConfig(Strict):
-    """A model behind an OpenAI-compatible endpoint that scores answers."""
+class EndpointConfig(Strict):
+    """A model behind an OpenAI-compatible endpoint."""
 
-    endpoint: str = Field(
-        LOCAL_RUBRIC,
-        description="Base URL of the endpoint (https://HOST/v1), or `local-rubric`: the shipped rules, served over "
-        "HTTP by the stage itself, to try everything without a key.",
-    )
-    model: str = Field("rubric", min_length=1, description="The model's name there.")
+    endpoint: str = Field(description="Base URL of the endpoint (https://HOST/v1).")
+    model: str = Field(min_length=1, description="The model's name there.")
     api_key_env: str | None = Field(
         None,
         description="Name of the environment variable with the key (capitals, digits, `_`), read where the judge runs.",
     )
     send_patient_text: bool = Field(
         False, description="Allow patients' texts to leave this machine: needed for any endpoint that isn't on it."
-    )
-    language: Literal["auto", "en", "zh"] = Field("auto", description="Of the prompt; `auto` is the patient's.")
-    criteria: list[CriterionConfig] = Field(
-        [
-            CriterionConfig(name="accuracy"),
-            CriterionConfig(name="informativeness"),
-            CriterionConfig(name="conciseness"),
-            CriterionConfig(name="similarity", needs_reference=True),
-        ],
-        min_length=1,
-        description="What is scored.",
     )
     temperature: float | None = Field(0.0, ge=0, le=2, description="null: the model's own (some accept no other).")
     max_tokens: PositiveInt = Field(256, description="Limit of an answer's tokens.")
@@ -133,7 +118,6 @@ class JudgeConfig(Strict):
     max_retries: int = Field(8, ge=0, description="Further requests after 429, 5xx, time-outs, cut or broken bodies.")
     backoff_s: PositiveFloat = Field(1.0, description="First wait before a further request; doubles, with jitter.")
     max_wait_s: PositiveFloat = Field(60.0, description="Longest wait; a Retry-After beyond it gives the item up.")
-    parse_retries: int = Field(2, ge=0, description="How often an answer that can't be read is asked for again.")
     cache: str = Field(
         "runs/judge.sqlite",
         min_length=1,
@@ -151,29 +135,20 @@ class JudgeConfig(Strict):
     @field_validator("endpoint")
     @classmethod
     def _check_endpoint(cls, endpoint: str) -> str:
-        if endpoint == LOCAL_RUBRIC:
+        if endpoint == LOCAL_RUBRIC and cls is JudgeConfig:
             return endpoint
         url = urlsplit(endpoint)
         if url.scheme not in ("http", "https") or not url.hostname:
-            raise ValueError(f"write http://HOST/v1, https://HOST/v1 or {LOCAL_RUBRIC}")
+            known = f" or {LOCAL_RUBRIC}" if cls is JudgeConfig else ""
+            raise ValueError(f"write http://HOST/v1, https://HOST/v1{known}")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError(
                 "no user, password, `?` or `#` may stand in the URL; a key belongs in api_key_env's variable"
             )
         return endpoint.rstrip("/")
 
-    @field_validator("criteria")
-    @classmethod
-    def _names_differ(cls, criteria: list[CriterionConfig]) -> list[CriterionConfig]:
-        names = [criterion.name.casefold() for criterion in criteria]
-        if len(set(names)) < len(names):
-            raise ValueError(f"names must differ, got {', '.join(names)}")
-        if all(criterion.needs_reference for criterion in criteria):
-            raise ValueError("at least one criterion must do without a reference (needs_reference: false)")
-        return criteria
-
     @model_validator(mode="after")
-    def _check(self) -> JudgeConfig:
+    def _check(self) -> EndpointConfig:
         if not self.send_patient_text and not self.on_this_machine:
             raise ValueError(
                 f"endpoint: patients' texts would leave this machine for {urlsplit(self.endpoint).hostname}; "
@@ -191,3 +166,36 @@ class JudgeConfig(Strict):
             return ipaddress.ip_address(host).is_loopback
         except ValueError:
             return host == "localhost"
+
+
+class JudgeConfig(EndpointConfig):
+    """A model behind an OpenAI-compatible endpoint that scores answers."""
+
+    endpoint: str = Field(
+        LOCAL_RUBRIC,
+        description="Base URL of the endpoint (https://HOST/v1), or `local-rubric`: the shipped rules, served over "
+        "HTTP by the stage itself, to try everything without a key.",
+    )
+    model: str = Field("rubric", min_length=1, description="The model's name there.")
+    language: Literal["auto", "en", "zh"] = Field("auto", description="Of the prompt; `auto` is the patient's.")
+    criteria: list[CriterionConfig] = Field(
+        [
+            CriterionConfig(name="accuracy"),
+            CriterionConfig(name="informativeness"),
+            CriterionConfig(name="conciseness"),
+            CriterionConfig(name="similarity", needs_reference=True),
+        ],
+        min_length=1,
+        description="What is scored.",
+    )
+    parse_retries: int = Field(2, ge=0, description="How often an answer that can't be read is asked for again.")
+
+    @field_validator("criteria")
+    @classmethod
+    def _names_differ(cls, criteria: list[CriterionConfig]) -> list[CriterionConfig]:
+        names = [criterion.name.casefold() for criterion in criteria]
+        if len(set(names)) < len(names):
+            raise ValueError(f"names must differ, got {', '.join(names)}")
+        if all(criterion.needs_reference for criterion in criteria):
+            raise ValueError("at least one criterion must do without a reference (needs_reference: false)")
+        return criteria

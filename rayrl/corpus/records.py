@@ -11,6 +11,12 @@ TEXT, a row each of the stages read to decontaminate:
     density, hits     share of domain words, and those found most
     quality           probability of being good text, by the trained classifier
 
+INSTRUCTION, of the stages unify and check: `rayrl sft` reads it as conversations.
+
+    messages          question and answer
+    text, target      what they were made from, with its neighbours; the language that they are in
+    tries             requests that the answer took;  overlap: 1-gram Jaccard similarity of text and answer
+
 Nothing here imports Ray or torch.
 """
 
@@ -43,6 +49,22 @@ TEXT = pa.schema(
         ("density", pa.float32()),
         ("hits", HITS),
         ("quality", pa.float32()),
+    ]
+)
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+INSTRUCTION = pa.schema(
+    [
+        ("id", pa.string()),
+        ("messages", MESSAGES),
+        ("text", pa.string()),
+        ("source", pa.string()),
+        ("genre", pa.string()),
+        ("language", pa.string()),
+        ("target", pa.string()),
+        ("file", pa.string()),
+        ("position", pa.int64()),
+        ("tries", pa.int32()),
+        ("overlap", pa.float32()),
     ]
 )
 GROUP_BY = ("source", "genre", "language")

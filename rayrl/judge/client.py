@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-from rayrl.config.judge import JudgeConfig
+from rayrl.config.judge import EndpointConfig
 from rayrl.errors import RunError, UserError
 from rayrl.judge.budget import cost, max_prompt_tokens
 from rayrl.judge.cache import Store, request_key
@@ -59,7 +59,7 @@ class _Again(Exception):
 class Pace:
     """When requests to one endpoint may go out; clients of the same endpoint and limits share one."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: EndpointConfig) -> None:
         self.slots = asyncio.Semaphore(config.concurrency)
         rate = config.requests_per_minute
         self._spacing_s = 0.0 if rate is None else 60.0 / rate
@@ -81,7 +81,7 @@ class Pace:
 class JudgeClient:
     """One model at one endpoint. Lives in one event loop."""
 
-    def __init__(self, config: JudgeConfig, store: Store, pace: Pace | None = None) -> None:
+    def __init__(self, config: EndpointConfig, store: Store, pace: Pace | None = None) -> None:
         """Raises UserError where the key's environment variable isn't set."""
         self._config, self._store = config, store
         self._host = urlsplit(config.endpoint).netloc
@@ -198,7 +198,7 @@ class JudgeClient:
         return EndpointRefused(f"judge: {said}; check {advice.get(status, 'judge.endpoint')} and run again")
 
 
-def _openai_client(config: JudgeConfig) -> Any:
+def _openai_client(config: EndpointConfig) -> Any:
     key = "none"  # servers without keys take any; the package would otherwise send OPENAI_API_KEY
     if config.api_key_env is not None:
         key = os.environ.get(config.api_key_env, "")

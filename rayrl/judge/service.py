@@ -18,12 +18,12 @@ import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayrl.config.judge import LOCAL_RUBRIC, JudgeConfig
+from rayrl.config.judge import LOCAL_RUBRIC, EndpointConfig, JudgeConfig
 from rayrl.config.load import config_hash
 from rayrl.judge import compare
 from rayrl.judge.budget import Spent
 from rayrl.judge.cache import Store
-from rayrl.judge.client import JudgeClient, Pace
+from rayrl.judge.client import CallFailed, JudgeClient, Pace
 from rayrl.judge.compare import AnswerScore, Judgement
 from rayrl.types import Message, PromptRow
 
@@ -43,13 +43,13 @@ class JudgeOwner:
         self._clients: dict[str, JudgeClient] = {}
         self._paces: dict[tuple[Any, ...], Pace] = {}
 
-    async def check(self, config: JudgeConfig) -> Spent:
+    async def check(self, config: EndpointConfig) -> Spent:
         """Opens what is needed to ask. Raises UserError where the cache or the key isn't there."""
         self._client(config)
         assert self._store is not None
         return self._store.ledger.spent
 
-    async def ask(self, config: JudgeConfig, messages: Sequence[Message]) -> str:
+    async def ask(self, config: EndpointConfig, messages: Sequence[Message]) -> str:
         """See JudgeClient.ask."""
         return await self._client(config).ask(messages)
 
@@ -69,7 +69,7 @@ class JudgeOwner:
             self._store.close()
         self._clients, self._store = {}, None
 
-    def _client(self, config: JudgeConfig) -> JudgeClient:
+    def _client(self, config: EndpointConfig) -> JudgeClient:
         if self._store is None:  # here, since SQLite binds a connection to its thread, which is the event loop's
             self._store = Store(self._cache)
         key = config_hash(config)
@@ -80,17 +80,17 @@ class JudgeOwner:
         return self._clients[key]
 
 
-class JudgeService:
-    """A process's way to the judge that `config` describes. Needs a connection to Ray."""
+class ModelService:
+    """A process's way to the model that `config` describes. Needs a connection to Ray."""
 
-    def __init__(self, config: JudgeConfig) -> None:
+    def __init__(self, config: EndpointConfig) -> None:
         """Joins the actor that owns `config.cache`, or starts it.
 
         Raises UserError where the cache can't be used, or the key isn't set where the actor runs.
         """
         if config.endpoint == LOCAL_RUBRIC:
             raise ValueError("the local rubric's server must run first (feedback.rubric_server.served)")
-        self.config = config
+        self._config = config
         path = str(Path(config.cache).expanduser().absolute())
         place = (ray.get_runtime_context().get_node_id(), path)
         for attempt in range(_TRIES):
@@ -108,11 +108,33 @@ class JudgeService:
 
     def spent(self) -> Spent:
         """What all runs that share the cache have spent."""
-        return _get(self._actor.check.remote(self.config))
+        return _get(self._actor.check.remote(self._config))
 
     def ask(self, messages: Sequence[Message]) -> str:
         """One answer of the model. Raises CallFailed, BudgetExceeded, EndpointRefused."""
-        return str(_get(self._actor.ask.remote(self.config, messages)))
+        return str(_get(self._actor.ask.remote(self._config, messages)))
+
+    def ask_batch(self, requests: Sequence[Sequence[Message]]) -> list[str | None]:
+        """Answers to many requests, asked for at one time, in their order; None where there is none after all retries.
+
+        Raises BudgetExceeded, EndpointRefused.
+        """
+        pending = [self._actor.ask.remote(self._config, messages) for messages in requests]
+        answers: list[str | None] = []
+        for reference in pending:
+            try:
+                answers.append(str(_get(reference)))
+            except CallFailed:
+                answers.append(None)
+        return answers
+
+
+class JudgeService(ModelService):
+    """A process's way to the judge that `config` describes."""
+
+    def __init__(self, config: JudgeConfig) -> None:
+        super().__init__(config)
+        self.config = config
 
     def submit(self, prompt: PromptRow, a: str, b: str) -> ray.ObjectRef:
         """Starts judging two answers in both orders; `result` waits for the Judgement."""

@@ -34,6 +34,8 @@ from rayrl.data.lock import LOCK, only_run
 from rayrl.data.stage_folder import MANIFEST
 from rayrl.data.storage import Place
 from rayrl.errors import UserError
+from rayrl.judge.service import ModelService
+from rayrl.placement import thread_env
 from rayrl.stages.corpus_folder import REJECTED, CorpusFolder
 from rayrl.stages.corpus_steps import STEPS
 from rayrl.stages.corpus_work import (
@@ -182,8 +184,11 @@ class StageRun:
         return _tally(self._phase("without", self._folder.place, WithoutWorker, tasks))
 
     def _step(self, before: CorpusFolder) -> Tally:
-        make = STEPS[self._folder.name]
-        return _tally(self._phase(self._folder.name, self._folder.place, StepWorker, before.shards(), make))
+        name = self._folder.name
+        service = self._model_service(name)  # kept while workers ask: its actor lives as long as the first that asked
+        counts = self._phase(name, self._folder.place, StepWorker, before.shards(), *STEPS[name])
+        del service
+        return _tally(counts)
 
     def _rejected(self, documents: Sequence[dict[str, Any]]) -> None:
         """Writes rejected.jsonl. Raises UserError where too much of the input gave no document."""
@@ -218,8 +223,23 @@ class StageRun:
                 say(answer)
         return [phase.counts_file(number).read_json() for number in range(len(payloads))]
 
+    def _model_service(self, name: str) -> ModelService | None:
+        unify = self._config.unify
+        asks = name in ("unify", "check") and unify is not None and unify.endpoint is not None
+        return ModelService(unify.endpoint) if asks else None  # type: ignore[union-attr,arg-type]
+
     def _pool(self, name: str) -> Pool:
-        cpus = self._config.cpus_per_worker
+        unify, cpus = self._config.unify, self._config.cpus_per_worker
+        if name in ("unify", "check") and unify is not None and unify.engine is not None:
+            rollout = unify.engine.rollout
+            return Pool(
+                "an engine",
+                rollout.engines,
+                rollout.cpus_per_engine,
+                rollout.gpus_per_engine * rollout.tensor_parallel,
+                self._config.ray.start_timeout_s,
+                thread_env(rollout.threads, rollout.cpus_per_engine),
+            )
         there = ray.cluster_resources().get("CPU", 1.0)
         size = self._config.workers or max(1, int(there // cpus))
         # A worker's numerical libraries must not take the cores that the others were given.
