@@ -128,6 +128,129 @@ class SegmentConfig(Strict):
     neighbour_chars: PositiveInt = Field(200, description="Longest context on each side.")
 
 
+class RulesConfig(Strict):
+    """What a text's form may not be."""
+
+    min_chars: PositiveInt = Field(15, description="A shorter segment is dropped.")
+    min_letters_share: float = Field(0.5, ge=0, le=1, description="Least share of letters among what isn't space.")
+    sentence_by_chars: PositiveInt = Field(200, description="A longer segment must end a sentence somewhere.")
+    max_repeated_share: float = Field(
+        0.3,
+        gt=0,
+        le=1,
+        description="Largest share of repeated lines, or of repeated sequences of 8 characters or 4 words.",
+    )
+    advert_signs: PositiveInt = Field(
+        3, ge=2, description="Contacts and prices or calls to buy, together, from which on a text is an advert."
+    )
+
+
+class QualityConfig(Strict):
+    """A classifier of good and bad texts, fitted by the stage itself."""
+
+    labels: str | None = Field(
+        None, description="JSONL of `text`, `label` (good or bad) and `group`, such as the source; or:"
+    )
+    judge: EndpointConfig | None = Field(None, description="a model that labels a sample of the segments.")
+    num_labels: PositiveInt = Field(1000, description="Segments that the model labels.")
+    held_out_fraction: float = Field(
+        0.3,
+        gt=0,
+        lt=1,
+        description="Share of the labels to measure on, by groups where there are several of each kind.",
+    )
+    least_recall: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="The threshold with the highest precision is taken among those that keep so many of the held-out "
+        "good texts.",
+    )
+
+    @model_validator(mode="after")
+    def _one(self) -> QualityConfig:
+        if (self.labels is None) == (self.judge is None):
+            raise ValueError("set one of labels and judge")
+        return self
+
+
+class CleanConfig(Strict):
+    """Bad texts dropped, personal data masked."""
+
+    rules: RulesConfig | None = Field(default_factory=RulesConfig, description="What a text's form may not be.")
+    quality: QualityConfig | None = Field(None, description="A classifier of good and bad texts.")
+    mask: bool = Field(
+        True, description="Mask identity numbers, telephones, e-mail and QQ addresses, street addresses."
+    )
+    mask_names: list[str] = Field(
+        ["web", "consultation"], description="Genres in which names beside a title are masked too."
+    )
+
+
+class EncoderConfig(Strict):
+    """What turns a text into a vector."""
+
+    kind: Literal["ngrams", "sentence_transformers", "vllm"] = Field(
+        "ngrams",
+        description="`ngrams`: hashed character sequences, built in, knows no meaning; `sentence_transformers` (its "
+        "package must be installed) and `vllm` (pooling) take a `model`.",
+    )
+    model: str | None = Field(None, description="Folder or hub name of the encoder.")
+    dimensions: PositiveInt = Field(512, description="`ngrams`: length of a vector.")
+
+    @model_validator(mode="after")
+    def _named(self) -> EncoderConfig:
+        if self.kind != "ngrams" and self.model is None:
+            raise ValueError(f"encoder: {self.kind} needs a model")
+        return self
+
+
+class SemanticConfig(Strict):
+    """Texts that mean the same, by the cosine of their vectors."""
+
+    encoder: EncoderConfig = Field(default_factory=EncoderConfig, description="What turns a text into a vector.")
+    threshold: float = Field(0.9, gt=0, le=1, description="Cosine from which two texts count as the same.")
+    cell_size: PositiveInt = Field(
+        20_000, description="Vectors compared with each other at one time; more of them are first put into cells."
+    )
+
+
+class DedupConfig(Strict):
+    """Near-duplicates: the best of a group stays (highest quality, then the longest, then the first)."""
+
+    near: float | None = Field(
+        0.4,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of character sequences from which two texts are the same, by MinHash; at 0.4 "
+        "a text is still found with a tenth of its characters changed. null leaves it out.",
+    )
+    semantic: SemanticConfig | None = Field(None, description="Also by meaning.")
+
+
+class EvaluationSetConfig(Strict):
+    """Questions that no training text may hold."""
+
+    name: str = Field(min_length=1, description="What reports call it.")
+    path: str = Field(min_length=1, description="JSONL, JSON or Parquet, here or in an object store.")
+    keys: list[str] = Field(
+        ["question", "query", "instruction", "text"],
+        min_length=1,
+        description="Keys of a row that may hold the question; the first that is there counts.",
+    )
+
+
+class DecontaminateConfig(Strict):
+    """Texts that hold evaluation questions."""
+
+    sets: list[EvaluationSetConfig] = Field(min_length=1, description="Evaluation sets.")
+    ngram: PositiveInt = Field(10, description="Units (Chinese characters, words) of a sequence that is looked for.")
+    least_units: PositiveInt = Field(5, description="A shorter question isn't looked for.")
+    share: float = Field(
+        0.5, gt=0, le=1, description="Share of a question's sequences that a text must hold to be dropped."
+    )
+
+
 class UnifyConfig(Strict):
     """Segments to questions and answers, as a model words them."""
 
@@ -185,6 +308,9 @@ class CorpusConfig(CommandConfig):
     from_stage: Literal[STAGES] | None = Field(  # type: ignore[valid-type]
         None, description="Make this stage and the later ones anew (on the command line `--from`)."
     )
+    clean: CleanConfig | None = Field(None, description="Bad texts dropped, personal data masked.")
+    dedup: DedupConfig | None = Field(None, description="Near-duplicates.")
+    decontaminate: DecontaminateConfig | None = Field(None, description="Texts that hold evaluation questions.")
     unify: UnifyConfig | None = Field(None, description="Segments to questions and answers.")
     check: CheckConfig | None = Field(None, description="Whether answers keep to their texts; needs `unify`.")
     workers: PositiveInt | None = Field(None, description="Ray actors at work; by default one a CPU.")

@@ -81,4 +81,4 @@ class Reader:
         table = texts(rows)
         least = self._config.min_chars
         kept = keep(table, ["too short" if len(row["text"]) < least else None for row in rows])
-        return table, Result(kept.table, kept.dropped, rejected, Counter(rejected=len(rejected)))
+        return table, Result(kept.table, kept.dropped, rejected, notes=Counter(rejected=len(rejected)))

@@ -23,7 +23,7 @@ Nothing here imports Ray or torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -90,6 +90,8 @@ class Result:
     dropped: Sequence[tuple[int, str]] = ()
     """(row of the batch, reason)."""
     rejected: Sequence[Rejected] = ()
+    listed: Sequence[Mapping[str, Any]] = ()
+    """Rows for the stage's own list (evaluation questions that were hit)."""
     notes: Counter[str] = field(default_factory=Counter)
     """Further counts, such as masked telephone numbers."""
 

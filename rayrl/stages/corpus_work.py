@@ -1,4 +1,4 @@
-"""What workers of `rayrl corpus` do with a task, in their own processes: read files, take a step, find duplicates.
+"""What a worker of `rayrl corpus` does with a task, and how a stage has its tasks done.
 
 Every task writes its own files, whole, and then its counts: a task that has counts is done, whoever asks again.
 """
@@ -7,30 +7,32 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from rayrl.config.corpus import CorpusConfig
-from rayrl.corpus.exact import repeated
-from rayrl.corpus.pieces import Piece
-from rayrl.corpus.reader import Reader
 from rayrl.corpus.records import TEXT, Result, Step, Tally, keep
 from rayrl.corpus.shards import ShardWriter, read_batches
 from rayrl.data.storage import Place
 from rayrl.errors import RunError
-from rayrl.stages.pool import NUMBER
+from rayrl.placement import thread_env
+from rayrl.stages.corpus_folder import CorpusFolder
+from rayrl.stages.corpus_progress import Progress
+from rayrl.stages.pool import NUMBER, Pool, answers
 
 TASK = pa.schema([(NUMBER, pa.int64()), ("payload", pa.string())])
 DONE = pa.schema([(NUMBER, pa.int64()), ("rows", pa.int64()), ("bytes", pa.int64()), ("seconds", pa.float64())])
+Counts = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One pass over a stage's tasks. Its files lie in `folder`, its counts in the stage's `work` under `name`."""
+    """One pass over a stage's tasks. Files go to `folder`, counts to the stage's `work` under `name`."""
 
     name: str
     folder: str
@@ -46,9 +48,8 @@ class Worker:
     """The base of all: what Ray Data calls with a task in its actor."""
 
     def __init__(self, phase: Phase) -> None:
-        self._phase = phase
-        self._folder = Place(phase.folder)
-        self._shard_bytes = phase.config.read.shard_mb << 20
+        self.phase, self.config = phase, phase.config
+        self.folder = Place(phase.folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Does one task: a row of TASK in, a row of DONE out."""
@@ -56,9 +57,9 @@ class Worker:
         began = time.monotonic()
         try:
             counts = self.do(row[NUMBER], json.loads(row["payload"]))
-            self._phase.counts_file(row[NUMBER]).write_json(counts)
+            self.phase.counts_file(row[NUMBER]).write_json(counts)
         except OSError as error:
-            raise RunError(f"{self._phase.name}, task {row[NUMBER]}: {error}; the same command goes on") from error
+            raise RunError(f"{self.phase.name}, task {row[NUMBER]}: {error}; the same command goes on") from error
         sizes = counts.get("sizes", {}).get("in", [])
         done = {
             NUMBER: row[NUMBER],
@@ -68,75 +69,140 @@ class Worker:
         }
         return pa.Table.from_pylist([done], schema=DONE)
 
-    def do(self, number: int, payload: Any) -> dict[str, Any]:
+    def do(self, number: int, payload: Any) -> Counts:
         """Writes the task's files; its counts."""
         raise NotImplementedError
 
-    def _written(self, number: int, results: Iterator[tuple[pa.Table, Result]], schema: pa.Schema) -> dict[str, Any]:
-        """Writes what steps made of batches."""
+    def write_results(
+        self, number: int, results: Iterator[tuple[pa.Table, Result]], schema: pa.Schema = TEXT
+    ) -> Counts:
+        """Writes what steps made of batches, as shards."""
         tally = Tally()
         rejected: list[dict[str, Any]] = []
-        with ShardWriter(self._folder, number, schema, self._shard_bytes) as writer:
+        listed: list[Any] = []
+        with ShardWriter(self.folder, number, schema, self.config.read.shard_mb << 20) as writer:
             for table, result in results:
                 writer.write(result.table)
                 tally.result(table, result)
                 rejected += [asdict(one) for one in result.rejected]
-        return {**tally.as_json(), "rejected": rejected, "files": writer.names}
+                listed += result.listed
+        return {**tally.as_json(), "rejected": rejected, "listed": listed, "files": writer.names}
 
-
-class ReadWorker(Worker):
-    """Pieces of files to shards of documents."""
-
-    def __init__(self, phase: Phase) -> None:
-        super().__init__(phase)
-        self._read = Reader(phase.config.sources, phase.config.read)
-
-    def do(self, number: int, payload: Any) -> dict[str, Any]:
-        """`payload`: pieces."""
-        return self._written(number, self._read([Piece(**piece) for piece in payload]), TEXT)
+    def write_table(self, number: int, table: pa.Table) -> Counts:
+        """Writes one intermediate file."""
+        with (self.folder / f"{number:05d}.parquet").written() as stream:
+            pq.write_table(table, stream, row_group_size=1 << 16)
+        return {"found": table.num_rows}
 
 
 class StepWorker(Worker):
-    """A shard through a step. `make`: makes the step from the configuration; its models are the worker's own."""
+    """A shard through a step. `make`: makes the step from the phase; its models are the worker's own."""
 
-    def __init__(self, phase: Phase, make: Callable[[CorpusConfig], Step], schema: pa.Schema = TEXT) -> None:
+    def __init__(self, phase: Phase, make: Callable[[Phase], Step], schema: pa.Schema = TEXT) -> None:
         super().__init__(phase)
-        self._step, self._schema = make(phase.config), schema
+        self._step, self._schema = make(phase), schema
 
-    def do(self, number: int, payload: Any) -> dict[str, Any]:
+    def do(self, number: int, payload: Any) -> Counts:
         """`payload`: a shard's path."""
         results = ((table, self._step(table)) for table in read_batches(payload))
-        return self._written(number, results, self._schema)
-
-
-class ExactWorker(Worker):
-    """One part of all keys to the rows that repeat an earlier one."""
-
-    def do(self, number: int, payload: Any) -> dict[str, Any]:
-        """`payload`: all shards' paths, and how many parts there are."""
-        found = repeated(payload["shards"], number, payload["parts"])
-        with (self._folder / f"{number:05d}.parquet").written() as stream:
-            pq.write_table(found, stream)
-        return {"found": found.num_rows}
+        return self.write_results(number, results, self._schema)
 
 
 class WithoutWorker(Worker):
-    """A shard without the rows that links say are to go."""
+    """A shard without the rows that links say are to go. `reason`: why they are."""
 
-    REASON: ClassVar[str] = "the same as an earlier text"
+    def __init__(self, phase: Phase, reason: str) -> None:
+        super().__init__(phase)
+        self._reason = reason
 
-    def do(self, number: int, payload: Any) -> dict[str, Any]:
+    def do(self, number: int, payload: Any) -> Counts:
         """`payload`: the shard's path, and the files of links."""
         gone: set[int] = set()
         for uri in payload["links"]:
             with Place(uri).open() as stream:
-                links = pq.read_table(stream, filters=[("shard", "==", number)], columns=["shard", "row"])
+                links = pq.read_table(stream, filters=[("shard", "==", number)], columns=["row"])
             gone.update(links["row"].to_pylist())
-        return self._written(number, self._kept(payload["shard"], gone), TEXT)
+        return self.write_results(number, self._kept(payload["shard"], gone))
 
     def _kept(self, shard: str, gone: set[int]) -> Iterator[tuple[pa.Table, Result]]:
         start = 0
         for table in read_batches(shard):
-            reasons = [self.REASON if row in gone else None for row in range(start, start + table.num_rows)]
+            reasons = [self._reason if row in gone else None for row in range(start, start + table.num_rows)]
             yield table, keep(table, reasons)
             start += table.num_rows
+
+
+class Stage:
+    """A stage at work, in the driver."""
+
+    def __init__(self, config: CorpusConfig, folder: CorpusFolder) -> None:
+        self.config, self.folder = config, folder
+
+    def work(self, name: str) -> Place:
+        """A folder for intermediate files, which go when the stage is done."""
+        place = self.folder.work / name
+        if place.local is not None:
+            place.local.mkdir(parents=True, exist_ok=True)
+        return place
+
+    def phase(
+        self,
+        name: str,
+        worker: type[Worker],
+        payloads: Sequence[Any],
+        *arguments: Any,
+        to: Place | None = None,
+        pool: Pool | None = None,
+    ) -> list[Counts]:
+        """Has the tasks done that aren't; the counts of all, in order.
+
+        Args:
+            name: of the phase, unique in the stage.
+            payloads: a task's each.
+            arguments: of the worker, after the phase.
+            to: where files go; by default the stage's own folder, as shards.
+            pool: by default one of plain workers.
+        """
+        phase = Phase(name, (to or self.folder.place).uri, self.folder.work.uri, self.config)
+        counted = {entry.uri.rsplit("/", 1)[-1].partition(".")[0] for entry in (self.folder.work / name).files()}
+        tasks = {
+            number: pa.Table.from_pylist([{NUMBER: number, "payload": json.dumps(payload)}], schema=TASK)
+            for number, payload in enumerate(payloads)
+            if f"{number:05d}" not in counted
+        }
+        if tasks:
+            say = Progress(name, len(payloads), len(payloads) - len(tasks))
+            for answer in answers(tasks, worker, (phase, *arguments), pool or self.pool(name)):
+                say(answer["bytes"])
+        return [phase.counts_file(number).read_json() for number in range(len(payloads))]
+
+    def without(self, name: str, shards: Sequence[str], links: Sequence[str], reason: str) -> list[Counts]:
+        """Writes the shards without the rows that `links` (files) name."""
+        payloads = [{"shard": shard, "links": list(links)} for shard in shards]
+        return self.phase(name, WithoutWorker, payloads, reason)
+
+    def pool(self, name: str) -> Pool:
+        """Plain workers, as many as the cluster has room for."""
+        cpus = self.config.cpus_per_worker
+        there = ray.cluster_resources().get("CPU", 1.0)
+        size = self.config.workers or max(1, int(there // cpus))
+        # A worker's numerical libraries must not take the cores that the others were given.
+        return Pool(f"a worker of {name}", size, cpus, 0.0, self.config.ray.start_timeout_s, thread_env(None, cpus))
+
+
+def files_of(folder: Place, counts: Sequence[Counts]) -> list[str]:
+    """Shards that tasks have written, in order."""
+    return [(folder / name).uri for one in counts for name in one["files"]]
+
+
+def numbered(folder: Place, count: int) -> list[str]:
+    """Intermediate files of so many tasks."""
+    return [(folder / f"{number:05d}.parquet").uri for number in range(count)]
+
+
+def tally_of(counts: Sequence[Counts]) -> Tally:
+    """What tasks counted, together."""
+    tally = Tally()
+    for one in counts:
+        tally.add(one)
+    return tally

@@ -1,0 +1,138 @@
+"""The stage `decontaminate`: texts that hold questions of evaluation sets are dropped, and listed.
+
+By sequences of n units (Chinese characters, words; data/units.py): a text holds a question when it has a stated share
+of the question's sequences, so that a changed word hides nothing. A question of fewer than n units is one sequence.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrl.config.corpus import DecontaminateConfig, EvaluationSetConfig
+from rayrl.corpus.records import Result, keep
+from rayrl.corpus.shingles import mixed
+from rayrl.data.storage import Place
+from rayrl.data.units import units
+from rayrl.errors import UserError
+
+CONTAMINATED = "holds an evaluation question"
+
+
+@dataclass(frozen=True)
+class Item:
+    """An evaluation question. Example: Item("cmexam", 12, "高血压的诊断标准是？")"""
+
+    set: str
+    number: int
+    question: str
+
+
+def read_items(config: EvaluationSetConfig) -> list[Item]:
+    """A set's questions. Raises UserError where it can't be read, or no row holds one."""
+    try:
+        rows = list(_rows(Place.of(config.path)))
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"evaluation set {config.name!r}: {config.path} can't be read: {error}") from error
+    found = []
+    for number, row in enumerate(rows):
+        values = [row.get(key) for key in config.keys] if isinstance(row, dict) else []
+        question = next((value for value in values if isinstance(value, str) and value.strip()), None)
+        if question is not None:
+            found.append(Item(config.name, number, question))
+    if not found:
+        raise UserError(f"evaluation set {config.name!r}: none of {len(rows)} rows has one of {', '.join(config.keys)}")
+    return found
+
+
+def _rows(place: Place) -> Iterator[Any]:
+    name = place.uri.partition("?")[0]
+    if name.endswith(".parquet"):
+        with place.open() as stream:
+            yield from pq.read_table(stream).to_pylist()
+        return
+    text = place.read_bytes().decode("utf-8-sig")
+    if name.endswith(".json"):
+        value = json.loads(text)
+        yield from value if isinstance(value, list) else [value]
+        return
+    for line in text.split("\n"):
+        if line.strip():
+            yield json.loads(line)
+
+
+class Decontaminate:
+    """The step."""
+
+    def __init__(self, config: DecontaminateConfig, items: Sequence[Item]) -> None:
+        self._config = config
+        self._items: list[Item] = []
+        self._sizes: list[int] = []
+        by_length: dict[int, list[tuple[np.ndarray, int]]] = defaultdict(list)
+        for item in items:
+            codes = _codes(item.question)
+            if len(codes) < config.least_units:
+                continue
+            length = min(config.ngram, len(codes))
+            grams = np.unique(_grams(codes, length))
+            by_length[length].append((grams, len(self._items)))
+            self._items.append(item)
+            self._sizes.append(len(grams))
+        self._tables = {length: _table(entries) for length, entries in sorted(by_length.items())}
+
+    def __call__(self, table: pa.Table) -> Result:
+        """See records.Step."""
+        reasons: list[str | None] = []
+        listed = []
+        for name, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
+            found = self.find(text)
+            reasons.append(CONTAMINATED if found else None)
+            listed += [
+                {"id": name, "set": item.set, "item": item.number, "question": item.question, "share": round(share, 3)}
+                for item, share in found
+            ]
+        result = keep(table, reasons)
+        return Result(result.table, result.dropped, listed=listed)
+
+    def find(self, text: str) -> list[tuple[Item, float]]:
+        """Questions that a text holds, each with the share of its sequences."""
+        codes = _codes(text)
+        counts: dict[int, int] = defaultdict(int)
+        for length, (hashes, owners) in self._tables.items():
+            if len(codes) < length:
+                continue
+            grams = np.unique(_grams(codes, length))
+            left, right = np.searchsorted(hashes, grams, "left"), np.searchsorted(hashes, grams, "right")
+            for at in np.flatnonzero(right > left):
+                for owner in owners[left[at] : right[at]].tolist():
+                    counts[owner] += 1
+        shares = ((owner, count / self._sizes[owner]) for owner, count in sorted(counts.items()))
+        return [(self._items[owner], share) for owner, share in shares if share >= self._config.share]
+
+
+def _codes(text: str) -> np.ndarray:
+    """uint64 [N]: a hash of each unit."""
+    return np.array([crc32(unit.encode("utf-8", "surrogatepass")) for unit in units(text)], dtype=np.uint64)
+
+
+def _grams(codes: np.ndarray, length: int) -> np.ndarray:
+    hashes = np.zeros(len(codes) - length + 1, dtype=np.uint64)
+    for at in range(length):
+        hashes = mixed(hashes + codes[at : at + len(hashes)] + np.uint64(1))
+    return hashes
+
+
+def _table(entries: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes in order, the item of each)."""
+    hashes = np.concatenate([grams for grams, _ in entries])
+    owners = np.concatenate([np.full(len(grams), owner, dtype=np.int64) for grams, owner in entries])
+    order = np.argsort(hashes, kind="stable")
+    return hashes[order], owners[order]

@@ -1,0 +1,76 @@
+"""Texts whose vectors are near: cell by cell, so that no process ever holds all vectors (after SemDeDup).
+
+Vectors are put into cells around centres that k-means found on a sample (faiss), each into its two nearest ones, so
+that neighbours on both sides of a border meet; within a cell all are compared (Abbas et al. 2023, arXiv 2303.09540).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rayrl.corpus.minhash import pairs_table
+from rayrl.data.storage import Place
+
+CELLS_A_VECTOR = 2
+SAMPLE_A_CELL = 64
+_BLOCK = 1024
+
+
+def vector_schema(dimensions: int) -> pa.Schema:
+    """A row a vector and cell: the text's place, and the vector in half precision."""
+    return pa.schema([("cell", pa.int32()), ("place", pa.int64()), ("vector", pa.binary(2 * dimensions))])
+
+
+def centres(sample_ND: np.ndarray, cells: int, seed: int) -> np.ndarray:
+    """float32 [cells, D] of a sample of vectors."""
+    import faiss
+
+    if cells == 1:
+        return np.ascontiguousarray(sample_ND.mean(axis=0, keepdims=True), dtype=np.float32)
+    faiss.omp_set_num_threads(1)  # sums in one order
+    kmeans = faiss.Kmeans(sample_ND.shape[1], cells, niter=10, seed=seed, spherical=True, min_points_per_centroid=1)
+    kmeans.train(np.ascontiguousarray(sample_ND, dtype=np.float32))
+    return np.asarray(kmeans.centroids, dtype=np.float32)
+
+
+def into_cells(vectors_ND: np.ndarray, places_N: np.ndarray, centres_CD: np.ndarray) -> pa.Table:
+    """Rows of `vector_schema` in the order of cells; a vector of zeros is in none."""
+    known = np.flatnonzero(np.abs(vectors_ND).sum(axis=1) > 0)
+    nearness = vectors_ND[known] @ centres_CD.T
+    number = min(CELLS_A_VECTOR, len(centres_CD))
+    cells = np.argsort(-nearness, axis=1, kind="stable")[:, :number].astype(np.int32)
+    rows = np.repeat(known, number)
+    order = np.lexsort((rows, cells.ravel()))
+    rows, cells_M = rows[order], cells.ravel()[order]
+    halves = np.ascontiguousarray(vectors_ND[rows].astype(np.float16)).view(np.uint8).reshape(len(rows), -1)
+    width = 2 * vectors_ND.shape[1]
+    packed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(rows), [None, pa.py_buffer(halves.tobytes())])
+    columns = [pa.array(cells_M, pa.int32()), pa.array(places_N[rows], pa.int64()), packed]
+    return pa.table(columns, schema=vector_schema(vectors_ND.shape[1]))
+
+
+def near_pairs(cell_files: Sequence[str], cell: int, threshold: float) -> pa.Table:
+    """PAIRS of texts in a cell whose cosine reaches the threshold."""
+    tables = []
+    for uri in cell_files:
+        with Place(uri).open() as stream:
+            tables.append(pq.read_table(stream, filters=[("cell", "==", cell)]))
+    table = pa.concat_tables(tables).combine_chunks()
+    if table.num_rows < 2:
+        return pairs_table(np.empty((0, 2), dtype=np.int64))
+    places = table["place"].to_numpy()
+    column = table["vector"].combine_chunks()
+    width = column.type.byte_width
+    raw = np.frombuffer(column.buffers()[1], dtype=np.uint8)[column.offset * width :][: len(column) * width]
+    vectors = raw.view(np.float16).reshape(len(column), -1).astype(np.float32)
+    found = []
+    for start in range(0, len(vectors), _BLOCK):
+        cosines = vectors[start : start + _BLOCK] @ vectors[start:].T
+        a, b = np.nonzero(np.triu(cosines >= threshold, k=1))
+        found.append(np.stack([places[a + start], places[b + start]], axis=1))
+    pairs = np.concatenate(found)
+    return pairs_table(np.sort(pairs, axis=1))
