@@ -65,7 +65,7 @@ def clean(stage: Stage, shards: Sequence[str]) -> Tally:
         if path is None:
             _ask(stage, shards)
             path = (stage.folder.place / LABELS).uri
-        stage.phase("fit", FitWorker, [path])
+        stage.phase("fit", FitWorker, [path], light=True)
     return tally_of(stage.phase("clean", StepWorker, shards, make_clean))
 
 

@@ -131,12 +131,12 @@ def dedup(stage: Stage, shards: Sequence[str]) -> Tally:
     config = stage.config.dedup
     assert config is not None
     folder = stage.work("sketches-files")
-    sketches = files_of(folder, stage.phase("sketches", SketchWorker, shards, to=folder))
+    sketches = files_of(folder, stage.phase("sketches", SketchWorker, shards, to=folder, light=True))
     pairs = _near(stage, sketches) if config.near is not None else []
     if config.semantic is not None:
         pairs += _semantic_pairs(stage, shards, config.semantic)
     to = stage.work("links")
-    (found,) = stage.phase("groups", GroupWorker, [{"pairs": pairs, "sketches": sketches}], to=to)
+    (found,) = stage.phase("groups", GroupWorker, [{"pairs": pairs, "sketches": sketches}], to=to, light=True)
     tally = tally_of(stage.without("without", shards, numbered(to, 1), LIKE))
     tally.notes.update(found["sizes_of_groups"])
     return tally
@@ -157,12 +157,14 @@ def _near(stage: Stage, sketches: Sequence[str]) -> list[str]:
     """Files of near pairs."""
     candidates, halves, similar = (stage.work(f"{name}-files") for name in ("candidates", "halves", "similar"))
     tasks = minhash.BANDS // _BANDS_A_TASK
-    stage.phase("candidates", CandidateWorker, [list(sketches)] * tasks, to=candidates)
+    stage.phase("candidates", CandidateWorker, [list(sketches)] * tasks, to=candidates, light=True)
     pairs = numbered(candidates, tasks)
     payloads: list[Any] = [{"pairs": pairs, "sketches": one} for one in sketches]
-    stage.phase("halves", HalfWorker, payloads, to=halves)
+    stage.phase("halves", HalfWorker, payloads, to=halves, light=True)
     files = numbered(halves, len(sketches))
-    stage.phase("similar", SimilarWorker, [{"halves": files, "sketches": one} for one in sketches], to=similar)
+    stage.phase(
+        "similar", SimilarWorker, [{"halves": files, "sketches": one} for one in sketches], to=similar, light=True
+    )
     return numbered(similar, len(sketches))
 
 
@@ -173,10 +175,10 @@ def _semantic_pairs(stage: Stage, shards: Sequence[str], config: SemanticConfig)
     files = numbered(vectors, len(shards))
     rows = sum(map(num_rows, shards))
     count = max(1, -(-rows // config.cell_size))
-    stage.phase("centres", CentreWorker, [{"vectors": files, "rows": rows, "cells": count}], to=middle)
+    stage.phase("centres", CentreWorker, [{"vectors": files, "rows": rows, "cells": count}], to=middle, light=True)
     (centre,) = numbered(middle, 1)
-    stage.phase("cells", CellWorker, [{"vectors": one, "centres": centre} for one in files], to=cells)
-    stage.phase("neighbours", NeighbourWorker, [numbered(cells, len(shards))] * count, to=near)
+    stage.phase("cells", CellWorker, [{"vectors": one, "centres": centre} for one in files], to=cells, light=True)
+    stage.phase("neighbours", NeighbourWorker, [numbered(cells, len(shards))] * count, to=near, light=True)
     return numbered(near, count)
 
 

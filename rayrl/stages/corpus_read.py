@@ -43,16 +43,16 @@ def read(stage: Stage, listing: Listing) -> Tally:
     """Does the stage. Raises UserError where too much of the input gives no document."""
     tasks = [[asdict(piece) for piece in pieces] for pieces in listing.tasks]
     if stage.config.read.duplicates == "keep":
-        counts = stage.phase("documents", ReadWorker, tasks)
+        counts = stage.phase("documents", ReadWorker, tasks, light=True)
         _rejected(stage, counts)
         return tally_of(counts)
     documents = stage.work("texts")
-    counts = stage.phase("documents", ReadWorker, tasks, to=documents)
+    counts = stage.phase("documents", ReadWorker, tasks, to=documents, light=True)
     _rejected(stage, counts)
     shards = files_of(documents, counts)
     parts = -(-sum(map(num_rows, shards)) // ROWS_A_PART) or 1
     links = stage.work("links")
-    stage.phase("exact", ExactWorker, [{"shards": shards, "parts": parts}] * parts, to=links)
+    stage.phase("exact", ExactWorker, [{"shards": shards, "parts": parts}] * parts, to=links, light=True)
     kept = tally_of(stage.without("without", shards, numbered(links, parts), THE_SAME))
     tally = tally_of(counts)
     tally.sizes["out"] = kept.sizes["out"]

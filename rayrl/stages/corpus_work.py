@@ -153,6 +153,7 @@ class Stage:
         *arguments: Any,
         to: Place | None = None,
         pool: Pool | None = None,
+        light: bool = False,
     ) -> list[Counts]:
         """Has the tasks done that aren't; the counts of all, in order.
 
@@ -161,7 +162,7 @@ class Stage:
             payloads: a task's each.
             arguments: of the worker, after the phase.
             to: where files go; by default the stage's own folder, as shards.
-            pool: by default one of plain workers.
+            pool: by default one of plain workers; `light` ones, where they hold nothing.
         """
         phase = Phase(name, (to or self.folder.place).uri, self.folder.work.uri, self.config)
         counted = {entry.uri.rsplit("/", 1)[-1].partition(".")[0] for entry in (self.folder.work / name).files()}
@@ -172,22 +173,23 @@ class Stage:
         }
         if tasks:
             say = Progress(name, len(payloads), len(payloads) - len(tasks))
-            for answer in answers(tasks, worker, (phase, *arguments), pool or self.pool(name)):
+            for answer in answers(tasks, worker, (phase, *arguments), pool or self.pool(name, light)):
                 say(answer["bytes"])
         return [phase.counts_file(number).read_json() for number in range(len(payloads))]
 
     def without(self, name: str, shards: Sequence[str], links: Sequence[str], reason: str) -> list[Counts]:
         """Writes the shards without the rows that `links` (files) name."""
         payloads = [{"shard": shard, "links": list(links)} for shard in shards]
-        return self.phase(name, WithoutWorker, payloads, reason)
+        return self.phase(name, WithoutWorker, payloads, reason, light=True)
 
-    def pool(self, name: str) -> Pool:
+    def pool(self, name: str, light: bool = False) -> Pool:
         """Plain workers, as many as the cluster has room for."""
         cpus = self.config.cpus_per_worker
         there = ray.cluster_resources().get("CPU", 1.0)
         size = self.config.workers or max(1, int(there // cpus))
         # A worker's numerical libraries must not take the cores that the others were given.
-        return Pool(f"a worker of {name}", size, cpus, 0.0, self.config.ray.start_timeout_s, thread_env(None, cpus))
+        env = thread_env(None, cpus)
+        return Pool(f"a worker of {name}", size, cpus, 0.0, self.config.ray.start_timeout_s, env, light)
 
 
 def files_of(folder: Place, counts: Sequence[Counts]) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 import ray.data
-from ray.data import ActorPoolStrategy, DataContext
+from ray.data import ActorPoolStrategy, DataContext, TaskPoolStrategy
 from ray.data.exceptions import SystemException
 from ray.exceptions import RayActorError, RayError
 from ray.util.annotations import RayDeprecationWarning
@@ -46,6 +46,8 @@ class Pool:
     gpus: float
     start_timeout_s: float
     env: Mapping[str, str] = field(default_factory=dict)
+    light: bool = False
+    """A worker costs nothing to make: it is made anew for each task, in whatever process is free."""
 
 
 def answers(
@@ -81,21 +83,36 @@ def _answers(
 ) -> Iterator[dict[str, Any]]:
     size = min(pool.size, len(tasks))
     check_fits([RoleSpec(pool.name, size, pool.cpus, pool.gpus)], nodes())
+    rows = ray.data.from_arrow(list(tasks.values()))
+    how: dict[str, Any] = {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "num_cpus": pool.cpus,
+        "num_gpus": pool.gpus,
+        "runtime_env": {"env_vars": dict(pool.env)} if pool.env else None,
+    }
     with _quiet_context(pool.start_timeout_s):
-        answered = ray.data.from_arrow(list(tasks.values())).map_batches(
-            worker,
-            fn_constructor_args=tuple(arguments),
-            batch_size=1,
-            batch_format="pyarrow",
+        if pool.light:
+            answered = rows.map_batches(_Light(worker, arguments), compute=TaskPoolStrategy(size=size), **how)
+        else:
             # The next task waits with a worker that would otherwise idle while the driver sends it.
-            compute=ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2),
-            num_cpus=pool.cpus,
-            num_gpus=pool.gpus,
-            max_restarts=0,
-            runtime_env={"env_vars": dict(pool.env)} if pool.env else None,
-        )
+            compute = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
+            answered = rows.map_batches(
+                worker, fn_constructor_args=tuple(arguments), compute=compute, max_restarts=0, **how
+            )
         for table in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from table.to_pylist()
+
+
+class _Light:
+    """Makes a worker for one task."""
+
+    def __init__(self, worker: type, arguments: Sequence[Any]) -> None:
+        self._worker, self._arguments = worker, tuple(arguments)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        answer: pa.Table = self._worker(*self._arguments)(table)
+        return answer
 
 
 @contextmanager
