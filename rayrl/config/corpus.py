@@ -84,10 +84,10 @@ class UnifyEngineConfig(Strict):
 class ReadConfig(Strict):
     """Files to documents."""
 
-    split_mb: PositiveInt = Field(
+    split_mb: PositiveFloat = Field(
         64, description="Work of one task: so much of a large JSONL or text file, or small files together."
     )
-    shard_mb: PositiveInt = Field(32, description="Text of one shard that is written.")
+    shard_mb: PositiveFloat = Field(32, description="Text of one shard that is written.")
     max_row_mb: PositiveInt = Field(16, description="A longer line, page or file is set aside unread.")
     min_chars: PositiveInt = Field(10, description="A shorter document is dropped.")
     duplicates: Literal["drop", "keep"] = Field(
@@ -219,11 +219,12 @@ class DedupConfig(Strict):
     """Near-duplicates: the best of a group stays (highest quality, then the longest, then the first)."""
 
     near: float | None = Field(
-        0.4,
+        0.5,
         gt=0,
         le=1,
-        description="Jaccard similarity of character sequences from which two texts are the same, by MinHash; at 0.4 "
-        "a text is still found with a tenth of its characters changed. null leaves it out.",
+        description="Jaccard similarity of character sequences from which two texts are the same, by MinHash; at 0.5 "
+        "a text is found with one in twelve of its characters changed here and there, at 0.4 with one in ten. null "
+        "leaves it out.",
     )
     semantic: SemanticConfig | None = Field(None, description="Also by meaning.")
 

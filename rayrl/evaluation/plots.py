@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import matplotlib
@@ -88,6 +89,8 @@ class Plot:
     """As high as a plot with two panels, where it stands beside one."""
     x_label: str | None = None
     """Of a horizontal axis that isn't the training steps."""
+    x_names: Sequence[str] = ()
+    """What stands at 0, 1, 2 ... of it, where it isn't numbers."""
     names: list[str] = field(init=False)
     """Of its series, in the order of their colours."""
 
@@ -122,7 +125,10 @@ def draw(plot: Plot, prefix: str) -> Markup:
         for axes, panel in zip(grid[:, 0], panels, strict=True):
             _draw_panel(axes, panel, plot.names)
         grid[-1, 0].set_xlabel(plot.x_label or "training steps")
-        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=plot.x_label is None, steps=_ROUND))
+        if plot.x_names:
+            grid[-1, 0].set_xticks(range(len(plot.x_names)), plot.x_names)
+        else:
+            grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=plot.x_label is None, steps=_ROUND))
         canvas.align_ylabels()
         canvas.tight_layout(pad=0.4)
         out = io.StringIO()

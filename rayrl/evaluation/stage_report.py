@@ -6,9 +6,10 @@ Texts are escaped, nothing is fetched and no script runs.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rayrl.evaluation.plots import Plot
 from rayrl.evaluation.report import config_lines, page_environment, read_config, shown
@@ -22,6 +23,8 @@ class Table:
     caption: str
     header: Sequence[str]
     rows: Sequence[Sequence[str]]
+    ends_in_words: bool = False
+    """The last column holds words, not numbers."""
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,17 @@ def write_page(folder: Path, page: Page) -> Path:
     """Writes `folder`/report.html, whole or not at all, with the folder's config.yaml at its end; returns its path."""
     path = folder / "report.html"
     beside = folder / "report.html.new"
-    beside.write_text(render_page(folder, page), encoding="utf-8", errors="replace")
+    html = render_page(folder.resolve().name, page, read_config(folder / "config.yaml"))
+    beside.write_text(html, encoding="utf-8", errors="replace")
     beside.replace(path)
     return path
 
 
-def render_page(folder: Path, page: Page) -> str:
-    """The page's HTML."""
+def render_page(name: str, page: Page, config: Mapping[str, Any]) -> str:
+    """The page's HTML. `name`: of the run; `config`: as its config.yaml says, with secrets masked."""
     sections = [
         (title, [shown(plot, f"section{number}-{i}") for i, plot in enumerate(plots)])
         for number, (title, plots) in enumerate(page.sections)
     ]
     template = page_environment().get_template("stage_report.html.j2")
-    config = config_lines(read_config(folder / "config.yaml"))
-    return template.render(name=folder.resolve().name, page=page, sections=sections, config=config)
+    return template.render(name=name, page=page, sections=sections, config=config_lines(config))

@@ -14,11 +14,12 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
 import ray
+import yaml
 
 from cluster.session import connect
 from rayrl.config.corpus import CorpusConfig
@@ -30,6 +31,8 @@ from rayrl.data.lock import LOCK, only_run
 from rayrl.data.stage_folder import MANIFEST, fingerprint
 from rayrl.data.storage import Place
 from rayrl.errors import UserError
+from rayrl.evaluation.corpus_report import corpus_page, summary_of
+from rayrl.evaluation.stage_report import render_page
 from rayrl.stages.corpus_clean import clean
 from rayrl.stages.corpus_dedup import dedup
 from rayrl.stages.corpus_folder import CorpusFolder
@@ -37,6 +40,7 @@ from rayrl.stages.corpus_read import read
 from rayrl.stages.corpus_simple import simple
 from rayrl.stages.corpus_work import Stage
 from rayrl.tracking.progress import duration
+from rayrl.tracking.secrets import masked
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +70,7 @@ class Corpus:
     def run(self) -> None:
         """Does what isn't done yet of the stages that are asked for."""
         config = self._config
-        listing = list_pieces(config.sources, config.read.split_mb << 20)
+        listing = list_pieces(config.sources, int(config.read.split_mb * 2**20))
         for source, others in listing.skipped.items():
             told = ", ".join(f"{number} {suffix}" for suffix, number in sorted(others.items()))
             logger.info("%s: files that aren't read: %s", source, told)
@@ -75,6 +79,7 @@ class Corpus:
         self._clear(stages)
         (self._root / "config.yaml").write_bytes(dump(config).encode())
         before: CorpusFolder | None = None
+        done: dict[str, Any] = {}
         with ExitStack() as connection:
             for name in stages[: last + 1]:
                 folder = self._folder(name, listing, before)
@@ -88,6 +93,16 @@ class Corpus:
                         connection.enter_context(at)
                     _do(Stage(config, folder), before, listing)
                 before = folder
+                done[name] = folder.manifest()["counts"]
+        self._report(done)
+
+    def _report(self, done: Mapping[str, Any]) -> None:
+        """Writes summary.json and report.html."""
+        (self._root / "summary.json").write_json(summary_of(done))
+        config = dict(masked(yaml.safe_load(dump(self._config))))
+        page = render_page(self._root.name, corpus_page(done), config)
+        (self._root / "report.html").write_bytes(page.encode("utf-8", "replace"))
+        logger.info("report: %s", (self._root / "report.html").uri)
 
     def _asked(self, stages: Sequence[str]) -> tuple[int, int]:
         """Numbers of the first and last stage that this run may do."""

@@ -80,7 +80,7 @@ class Worker:
         tally = Tally()
         rejected: list[dict[str, Any]] = []
         listed: list[Any] = []
-        with ShardWriter(self.folder, number, schema, self.config.read.shard_mb << 20) as writer:
+        with ShardWriter(self.folder, number, schema, int(self.config.read.shard_mb * 2**20)) as writer:
             for table, result in results:
                 writer.write(result.table)
                 tally.result(table, result)
