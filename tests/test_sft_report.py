@@ -67,9 +67,9 @@ def test_a_run_without_validation_or_probe(tmp_path: Path) -> None:
     rows = [{key: value for key, value in row.items() if "/" not in key} for row in ROWS]
     page = sft_page(summary(validation_loss=nothing, probe_accuracy=nothing, objective="pretrain"), rows)
     assert page.headline == "Trained without validation" and page.tone == "open"
-    text = render_page(tmp_path, page)
+    text = render_page("run", page, {})
     assert "continued pre-training report" in text and "Not recorded" in text
 
 
 def test_an_empty_page_renders(tmp_path: Path) -> None:
-    assert "nothing yet" in render_page(tmp_path, Page("test", "nothing yet", ""))
+    assert "nothing yet" in render_page("run", Page("test", "nothing yet", ""), {})

@@ -11,6 +11,7 @@ import codecs
 import io
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from rayrl.corpus.pieces import Piece
 from rayrl.corpus.records import Rejected
 from rayrl.data.storage import Place
 
-_HEAD = 1 << 16
+_HEAD, _PART = 1 << 16, 1 << 12
 _BUFFER = 1 << 20
 _ROWS = 256
 _CUT_OFF = "the file is cut off or damaged"
@@ -42,10 +43,11 @@ def contents(piece: Piece, encoding: str, columns: Mapping[str, str], max_bytes:
     if piece.form == "parquet":
         yield from _parquet(piece, columns)
         return
+    if encoding == "auto" and piece.form in ("jsonl", "json", "text"):
+        encoding = _encoding_of(piece)
     with Place(piece.uri).open() as raw:
-        if encoding == "auto" and piece.form in ("jsonl", "json", "text"):
-            encoding = _encoding_of(raw, piece.codec)
-        stream = io.BufferedReader(_unpacked(raw, piece.codec), _BUFFER)
+        # Where a packed file is cut, what the buffer would have taken is lost.
+        stream = io.BufferedReader(_unpacked(raw, piece.codec), _BUFFER if piece.codec is None else _PART)
         if piece.form == "warc":
             yield from _warc(piece, stream, max_bytes)
         elif piece.form in ("html", "json") or (piece.form == "text" and piece.plain == "whole"):
@@ -61,13 +63,13 @@ def _unpacked(raw: pa.NativeFile, codec: str | None) -> pa.NativeFile:
     return pa.CompressedInputStream(raw, codec) if codec is not None else raw
 
 
-def _encoding_of(raw: pa.NativeFile, codec: str | None) -> str:
+def _encoding_of(piece: Piece) -> str:
     """From the (unpacked) file's first bytes, so that all its ranges are read alike."""
-    try:
-        head = bytes(_unpacked(raw, codec).read(_HEAD))
-    except OSError:  # damaged: told when it is read
-        head = b""
-    raw.seek(0)
+    head = b""
+    with Place(piece.uri).open() as raw, suppress(OSError):  # a damaged one is told of when it is read
+        stream = _unpacked(raw, piece.codec)
+        while len(head) < _HEAD and (part := bytes(stream.read(_PART))):
+            head += part
     return encoding_of(head)
 
 
@@ -258,7 +260,7 @@ def _warc(piece: Piece, stream: Any, max_bytes: int) -> Iterator[Found | Rejecte
     number = 0
     kinds = WarcRecordType.conversion | WarcRecordType.response
     try:
-        for number, record in enumerate(ArchiveIterator(stream, record_types=kinds, parse_http=True)):
+        for number, record in enumerate(ArchiveIterator(_Counted(stream), record_types=kinds, parse_http=True)):
             declared = int(record.headers.get("Content-Length") or 0)
             if declared > max_bytes:
                 yield Rejected(piece.uri, number, f"a record of more than {max_bytes >> 20} MB")
@@ -274,6 +276,21 @@ def _warc(piece: Piece, stream: Any, max_bytes: int) -> Iterator[Found | Rejecte
         return
     if stream.read(1):
         yield Rejected(piece.uri, number, _CUT_OFF)
+
+
+class _Counted:
+    """A stream that knows where it is, though what it unpacks doesn't."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._position = stream, 0
+
+    def read(self, size: int = -1) -> bytes:
+        part: bytes = self._stream.read(size)
+        self._position += len(part)
+        return part
+
+    def tell(self) -> int:
+        return self._position
 
 
 def _record(piece: Piece, number: int, record: Any, raw: bytes) -> Found | Rejected:

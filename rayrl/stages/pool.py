@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 NUMBER = "number"
 """The column of a task's table, and of its answer's, that tells it from the others."""
 
+_FAILURE, _OF_USER = "failure", "of_user"
 _RAISED = re.compile(r"[A-Za-z_.]*(Error|Exception): ")
 
 
@@ -66,12 +67,13 @@ def answers(
         before = len(left)
         try:
             for answer in _answers(left, worker, arguments, pool):
+                if answer.get(_FAILURE) is not None:
+                    raise (UserError if answer[_OF_USER] else RunError)(answer[_FAILURE])
                 del left[answer[NUMBER]]
                 yield answer
         except RayError as error:
             if not isinstance(error, RayActorError) or len(left) == before:
-                told = _told(error)
-                raise told if told is not None else RunError(f"{pool.name} failed: {_cause(error)}") from error
+                raise RunError(f"{pool.name} failed: {_cause(error)}") from error
             logger.warning("%s died; starting again with the %d tasks left: %s", pool.name, len(left), _cause(error))
         else:
             if left:
@@ -98,7 +100,7 @@ def _answers(
             # The next task waits with a worker that would otherwise idle while the driver sends it.
             compute = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
             answered = rows.map_batches(
-                worker, fn_constructor_args=tuple(arguments), compute=compute, max_restarts=0, **how
+                _Kept, fn_constructor_args=(worker, arguments), compute=compute, max_restarts=0, **how
             )
         for table in answered.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             yield from table.to_pylist()
@@ -111,8 +113,26 @@ class _Light:
         self._worker, self._arguments = worker, tuple(arguments)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        answer: pa.Table = self._worker(*self._arguments)(table)
-        return answer
+        return _told(lambda: self._worker(*self._arguments)(table), table)
+
+
+class _Kept:
+    """Makes a worker for all tasks of an actor."""
+
+    def __init__(self, worker: type, arguments: Sequence[Any]) -> None:
+        self._made = worker(*arguments)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        return _told(lambda: self._made(table), table)
+
+
+def _told(work: Callable[[], pa.Table], task: pa.Table) -> pa.Table:
+    """The answer, or what was raised for the user: Ray Data would wrap it so that nobody can tell what it was."""
+    try:
+        return work()
+    except (UserError, RunError) as error:
+        of_user = isinstance(error, UserError)
+        return pa.table({NUMBER: task[NUMBER], _FAILURE: [str(error)], _OF_USER: [of_user]})
 
 
 @contextmanager
@@ -140,19 +160,13 @@ def _quiet_context(start_timeout_s: float) -> Iterator[None]:
                 one.setLevel(level)
 
 
-def _told(error: BaseException) -> UserError | RunError | None:
-    """What a worker raised for the user, somewhere inside."""
-    inner: Any = error
-    while inner is not None and not isinstance(inner, (UserError, RunError)):
-        inner = getattr(inner, "cause", None) or inner.__cause__
-    return inner
-
-
 def _cause(error: BaseException) -> str:
-    """The innermost error in one line; Ray Data's own words around it say nothing."""
+    """What was raised in the worker, in one line; Ray's and Ray Data's own words around it say nothing."""
     inner: Any = error
     while (deeper := getattr(inner, "cause", None) or inner.__cause__) and not isinstance(deeper, SystemException):
         inner = deeper
-    lines = str(inner).strip().splitlines() or [""]
-    # An actor that can't start brings a whole traceback as its text; what was raised stands last.
-    return next((line for line in reversed(lines) if _RAISED.match(line)), f"{type(inner).__name__}: {lines[0]}")
+    # The worker's traceback comes as a text; what was raised first stands above what it led to.
+    lines = [line for text in (str(inner), str(error)) for line in reversed(text.strip().splitlines())]
+    raised = (line for line in lines if _RAISED.match(line) and not line.startswith("ray.exceptions."))
+    first = next(iter(str(inner).strip().splitlines()), "")
+    return next(raised, f"{type(inner).__name__}: {first}")

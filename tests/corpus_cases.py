@@ -1,0 +1,242 @@
+"""A small corpus of the project's own in every form, a model's endpoint for it, and a run that is killed on its way.
+
+Shared by tests/test_stage_corpus.py and scripts/soak_corpus.py.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import psutil
+import yaml
+
+ASSETS = Path(__file__).parents[1] / "rayrl" / "assets"
+COMMAND = str(Path(sys.executable).with_name("rayrl"))
+STAGES = ("read", "extract", "segment", "clean", "dedup", "decontaminate", "unify", "check")
+GENERAL = (
+    "The train to the coast leaves at nine, and the tickets are sold at the counter beside the old clock tower.",
+    "昨天我们去看了一场足球比赛，天气很好，球场里坐满了人，大家都玩得很开心。",
+    "She painted the fence white, planted roses along the path and read in the garden until the evening.",
+    "这家餐厅的面条很好吃，服务员也很热情，价格不贵，下次还会再来。",
+)
+ADVERT = "特价优惠！高血压降压神茶，包邮到家，订购电话：13812345678，微信 jiangya888，仅售198元，欢迎来电咨询。"
+EXAM = "下列哪一种药物是治疗过敏性休克时应当首先使用的抢救药物？"
+
+
+def texts(number: int, seed: int) -> list[str]:
+    """Medical texts in Chinese and English, some general ones and adverts among them."""
+    rng = random.Random(f"corpus {seed}")
+    answers = []
+    for name in ("sft_doctor_en", "sft_doctor_zh", "sft_distilled_en", "sft_distilled_zh"):
+        for line in (ASSETS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
+            answers.append("\n".join(turn["content"] for turn in json.loads(line)["messages"]))
+    found = []
+    for i in range(number):
+        kind = rng.random()
+        if kind < 0.15:
+            found.append(f"{rng.choice(GENERAL)} ({i})")
+        elif kind < 0.2:
+            found.append(f"{ADVERT} 编号{i}")
+        elif kind < 0.25 and found:
+            found.append(_edited(rng.choice(found), rng))
+        elif kind < 0.27:
+            found.append(f"复习题第{i}题：{EXAM} 高血压患者和糖尿病患者需要注意什么，请结合病例说明。")
+        else:
+            found.append("\n".join(rng.sample(answers, rng.randint(1, 4))))
+    return found
+
+
+def write_corpus(folder: Path, number: int = 400, seed: int = 0) -> None:
+    """JSONL (two files, one in gz), text, HTML in GBK, and a WET archive; a bad line and a cut archive among them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = texts(number, seed)
+    part = number // 4
+    rows = [json.dumps({"text": text, "genre": "consultation"}, ensure_ascii=False) for text in found[: 2 * part]]
+    rows.insert(7, '{"text": "cut off')
+    (folder / "a.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    packed = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in found[2 * part : 3 * part])
+    (folder / "b.jsonl.gz").write_bytes(gzip.compress(packed.encode(), mtime=0)[:-40])
+    pages = folder / "pages"
+    pages.mkdir(exist_ok=True)
+    for i, text in enumerate(found[3 * part : 3 * part + 20]):
+        body = "".join(f"<p>{line}</p>" for line in text.replace("<", "&lt;").split("\n"))
+        page = f'<html><head><meta charset="gbk"><title>页</title></head><body><article>{body}</article></body></html>'
+        (pages / f"{i:03d}.html").write_bytes(page.encode("gbk", "xmlcharrefreplace"))
+    records = []
+    for i, text in enumerate(found[3 * part + 20 :]):
+        raw = text.encode()
+        head = (
+            f"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Target-URI: http://example.org/{i}\r\n"
+            f"WARC-Record-ID: <urn:uuid:{i:08d}-0000-0000-0000-000000000000>\r\nWARC-Date: 2024-01-01T00:00:00Z\r\n"
+            f"Content-Type: text/plain\r\nContent-Length: {len(raw)}\r\n\r\n"
+        )
+        records.append(gzip.compress(head.encode() + raw + b"\r\n\r\n", mtime=0))
+    (folder / "c.warc.wet.gz").write_bytes(b"".join(records))
+
+
+def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: Path) -> None:
+    """A configuration with every stage; shards so small that each has several tasks."""
+    lexicon = path.with_name("lexicon_zh.txt")
+    words = "血压 高血压 头痛 发烧 咳嗽 医院 检查 疼痛 症状 药物 治疗 糖尿病 患者 病例 过敏 感染 服用 出血 医生 胸痛 恶心 呕吐"
+    lexicon.write_text("\n".join(words.split()) + "\n高血压\n", encoding="utf-8")
+    labels = path.with_name("labels.jsonl")
+    rows = [(text, "bad" if text[:20] in ADVERT or _general(text) else "good") for text in texts(300, 1)]
+    labels.write_text(
+        "".join(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n" for text, label in rows),
+        encoding="utf-8",
+    )
+    exams = path.with_name("exams.jsonl")
+    exams.write_text(json.dumps({"question": EXAM}, ensure_ascii=False) + "\n", encoding="utf-8")
+    config = {
+        "output_dir": str(output),
+        "sources": [{"name": "mixed", "path": str(corpus), "columns": {"genre": "genre"}}],
+        "max_rejected_fraction": 0.1,
+        "read": {"split_mb": 0.05, "shard_mb": 0.05},
+        "extract": {
+            "lexicons": [{"path": str(lexicon)}, {"path": "medical-en"}],
+            "thresholds": {"en": 0.03},
+        },
+        "segment": {"max_chars": 300},
+        "clean": {"quality": {"labels": str(labels), "least_recall": 0.9}},
+        "dedup": {"semantic": {"cell_size": 200}},
+        "decontaminate": {"sets": [{"name": "exam", "path": str(exams)}]},
+        "unify": {"endpoint": {"endpoint": endpoint, "model": "standin", "cache": str(cache), "backoff_s": 0.05}},
+        "check": {"regenerate": 1},
+        "ray": {"object_store_mb": 100},
+    }
+    path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
+
+
+def published(output: Path) -> dict[str, str]:
+    """Hashes of all that stages have published."""
+    files = [path for path in sorted(output.rglob("*")) if path.is_file() and path.suffix in (".parquet", ".jsonl")]
+    manifests = [path for path in sorted(output.glob("*/manifest.json"))]
+    return {
+        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in [*files, *manifests]
+    }
+
+
+class _Model(BaseHTTPRequestHandler):
+    """Asks about a text's beginning; answers with its beginning, or for some texts with something else."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        asked = body["messages"][-1]["content"]
+        text = re.search(r"<<<TEXT \w+>>>\n(.*?)\n<<<END", asked, re.S)[1]  # type: ignore[index]
+        chinese = "请" in asked
+        turn = int(hashlib.sha256(text.encode()).hexdigest()[:4], 16) % 10
+        if "Question: " in asked or "问题：" in asked:
+            again = "(Request" in asked or "（第" in asked
+            reply = (
+                "参考上文。"
+                if turn == 0 and not again
+                else "完全不同。 Altogether different."
+                if turn == 1
+                else text[:500]
+            )
+        else:
+            reply = f"请问{text[:15]}该怎么办？" if chinese else f"What is known about {' '.join(text.split()[:5])}?"
+        answer = {
+            "id": "x",
+            "object": "chat.completion",
+            "created": 0,
+            "model": body["model"],
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": reply}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
+        }
+        raw = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        self.wfile.write(raw)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def model_endpoint() -> Iterator[str]:
+    """The address of a model's endpoint on this machine."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Model)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def start(config: Path, environ: dict[str, str], *more: str) -> subprocess.Popen[str]:
+    """Starts the command."""
+    return subprocess.Popen(
+        [COMMAND, "corpus", str(config), *more],
+        env={**os.environ, **environ},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait_for_stage(process: subprocess.Popen[str], folder: Path, timeout_s: float = 120) -> bool:
+    """Waits until the stage works; whether it does, and the run hasn't ended."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if (folder / ".work" / "started.json").exists():
+            return True
+        if process.poll() is not None:
+            return False
+        time.sleep(0.01)
+    raise AssertionError(f"{folder.name} didn't start")
+
+
+def kill_driver(process: subprocess.Popen[str]) -> None:
+    """SIGKILL, and what it leaves of its pipes."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def kill_a_worker(process: subprocess.Popen[str], rng: random.Random) -> str | None:
+    """SIGKILL to one of the run's processes that do tasks; its name, or None where none is at work."""
+    working = []
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            name = " ".join(child.cmdline())[:80]
+        except psutil.Error:
+            continue
+        if name.startswith("ray::") and any(word in name for word in ("Map", "Worker", "_map")):
+            working.append((child, name))
+    if not working:
+        return None
+    victim, name = rng.choice(working)
+    try:
+        victim.kill()
+    except psutil.NoSuchProcess:
+        return None
+    return name
+
+
+def _general(text: str) -> bool:
+    return any(text.startswith(one[:20]) for one in GENERAL)
+
+
+def _edited(text: str, rng: random.Random) -> str:
+    letters = list(text)
+    for at in rng.sample(range(len(letters)), max(1, len(letters) // 25)):
+        letters[at] = rng.choice(letters)
+    return "".join(letters)

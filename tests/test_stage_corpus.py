@@ -1,0 +1,166 @@
+"""`rayrl corpus` as a command: every stage on real Ray Data, a model over HTTP, bad input, kills."""
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from corpus_cases import (
+    STAGES,
+    kill_a_worker,
+    kill_driver,
+    model_endpoint,
+    published,
+    start,
+    wait_for_stage,
+    write_config,
+    write_corpus,
+)
+from rayrl.config.sources import SourceConfig
+from rayrl.data.readers import read_conversations
+from run_cases import leaves_nothing
+
+
+class Whole(NamedTuple):
+    """An unbroken run: its folder, its configuration, what it said."""
+
+    output: Path
+    config: Path
+    said: str
+    endpoint: str
+    seconds: float
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    root = tmp_path_factory.mktemp("corpus")
+    write_corpus(root / "input", number=200)
+    with model_endpoint() as endpoint:
+        write_config(root / "config.yaml", root / "input", root / "whole", endpoint, root / "whole.sqlite")
+        began = time.monotonic()
+        said = run(root / "config.yaml")
+        yield Whole(root / "whole", root / "config.yaml", said, endpoint, time.monotonic() - began)
+
+
+def run(config: Path, *more: str, code: int = 0) -> str:
+    """What the command said, nothing of it being left."""
+    with leaves_nothing() as marks:
+        process = start(config, marks, *more)
+        _, said = process.communicate(timeout=300)
+    assert process.returncode == code, said
+    return said
+
+
+def counts(output: Path, stage: str) -> dict:
+    return json.loads((output / stage / "manifest.json").read_text())["counts"]
+
+
+def test_every_stage_counts_what_it_took_and_gave(whole: Whole) -> None:
+    before = None
+    for stage in STAGES:
+        count = counts(whole.output, stage)
+        rows = sum(pq.read_metadata(path).num_rows for path in (whole.output / stage).glob("*.parquet"))
+        assert count["out"] == rows > 0
+        assert count["in"] - sum(count["dropped"].values()) == count["out"] or stage == "segment"
+        assert before is None or count["in"] == before
+        assert sum(row["rows"] for row in count["sizes"]["out"]) == rows
+        assert not (whole.output / stage / ".work").exists()
+        before = rows
+    assert counts(whole.output, "clean")["dropped"]["rule: an advert's contact and price"] > 0
+    assert counts(whole.output, "dedup")["dropped"]["like another text"] > 0
+    assert counts(whole.output, "decontaminate")["notes"] == {"in exam": 1}
+    assert counts(whole.output, "check")["dropped"]["the answer departs from its text"] > 0
+
+
+def test_bad_input_is_set_aside_and_told(whole: Whole) -> None:
+    rejected = [json.loads(line) for line in (whole.output / "read" / "rejected.jsonl").read_text().splitlines()]
+    assert [(Path(row["file"]).name, row["reason"].split(" (")[0]) for row in rejected] == [
+        ("a.jsonl", "not JSON"),
+        ("b.jsonl.gz", "the file is cut off or damaged"),
+    ]
+    assert counts(whole.output, "read")["notes"]["rejected"] == 2
+
+
+def test_fine_tuning_reads_what_comes_out(whole: Whole) -> None:
+    read = read_conversations(SourceConfig(name="corpus", path=str(whole.output / "check")))
+    assert len(read.rows) == counts(whole.output, "check")["out"]
+    assert not read.rejected
+    assert {row.origin.form for row in read.rows} == {"instruction"}
+    assert all(row.messages[0]["content"].endswith(("？", "?")) for row in read.rows)
+
+
+def test_the_report_shows_the_funnel(whole: Whole) -> None:
+    page = (whole.output / "report.html").read_text(encoding="utf-8")
+    for words in ("too few domain terms", "like another text", "By language", "consultation", "groups of 2"):
+        assert words in page
+    assert "<script" not in page
+    summary = json.loads((whole.output / "summary.json").read_text())
+    assert list(summary["stages"]) == list(STAGES)
+
+
+def test_what_is_done_isnt_done_again_and_other_settings_are_refused(whole: Whole) -> None:
+    before = published(whole.output)
+    said = run(whole.config)
+    assert "starting Ray" not in said and "check is done" in said
+    refused = run(whole.config, "clean.mask=false", code=2)
+    assert "clean was made with another configuration: `--from clean`" in refused
+    assert "no stage" in run(whole.config, "--only", "check", "check=null", code=2)
+    assert published(whole.output) == before
+
+
+def test_a_stage_is_made_anew_alone_or_with_those_after_it(whole: Whole, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    shutil.copytree(whole.output, output)
+    to = f"output_dir={output}"
+    said = run(whole.config, to, "dedup.near=0.9", "--from", "dedup", "unify=null", "check=null")
+    assert "clean is done" in said and "dedup:" in said and "decontaminate:" in said
+    assert counts(output, "dedup")["out"] > counts(whole.output, "dedup")["out"]
+    alone = run(whole.config, to, "dedup.near=0.8", "--only", "dedup", "unify=null", "check=null")
+    assert "dedup:" in alone and "decontaminate" not in alone
+    stale = run(whole.config, to, "dedup.near=0.8", "unify=null", "check=null", code=2)
+    assert "decontaminate was made with another dedup" in stale
+
+
+def test_killed_drivers_and_workers_change_no_byte(whole: Whole, tmp_path: Path) -> None:
+    """In every stage a worker and the driver die at a random moment, by the seed; the same command goes on."""
+    rng = random.Random(0)
+    output, config = tmp_path / "killed", tmp_path / "config.yaml"
+    values = yaml.safe_load(whole.config.read_text(encoding="utf-8"))
+    values["output_dir"] = str(output)
+    values["unify"]["endpoint"]["cache"] = str(tmp_path / "killed.sqlite")
+    config.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    killed: dict[str, list[str]] = {stage: [] for stage in STAGES}
+    for stage in STAGES:
+        with leaves_nothing() as marks:
+            process = start(config, marks)
+            assert wait_for_stage(process, output / stage)
+            for _ in range(30):
+                time.sleep(rng.uniform(0.05, 0.4))
+                name = kill_a_worker(process, rng)
+                if name is not None:
+                    killed[stage].append(name)
+                    break
+            time.sleep(rng.uniform(0.0, 1.5))
+            unfinished = not (output / stage / "manifest.json").exists()
+            kill_driver(process)
+            killed[stage] += ["driver"] if unfinished else []
+    run(config)
+    assert published(output) == published(whole.output), killed
+    assert sum("driver" in names for names in killed.values()) >= 5, killed
+    assert sum(any(name != "driver" for name in names) for names in killed.values()) >= 5, killed
+
+
+def test_what_cant_be_used_is_told_in_a_sentence(whole: Whole, tmp_path: Path) -> None:
+    to = f"output_dir={tmp_path / 'out'}"
+    assert "isn't there" in run(whole.config, to, f"sources.0.path={tmp_path / 'nothing'}", code=2)
+    strict = run(whole.config, to, "max_rejected_fraction=0.0", code=2)
+    assert "2 of " in strict and "max_rejected_fraction" in strict and "rejected.jsonl" in strict
+    missing = run(whole.config, to, "extract.lexicons.0.path=/nowhere.txt", "--from", "read", code=2)
+    assert "/nowhere.txt can't be read" in missing and "Traceback" not in missing
