@@ -1,7 +1,9 @@
 """The stage `decontaminate`: texts that hold questions of evaluation sets are dropped, and listed.
 
 By sequences of n units (Chinese characters, words; data/units.py): a text holds a question when it has a stated share
-of the question's sequences, so that a changed word hides nothing. A question of fewer than n units is one sequence.
+of the question's sequences. A question of 14 to 28 units is cut into shorter ones, a third of it, so that half of them
+stay when a word is changed; a shorter question is looked for as it is. A text's neighbours count as part of it, since
+they are what `unify` sees, and a question may lie across a cut.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ from rayrl.data.units import units
 from rayrl.errors import UserError
 
 CONTAMINATED = "holds an evaluation question"
+_TOLERANT_FROM = 14
+"""Units from which a changed word hides no question. Shorter pieces of a shorter one stand in many texts."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +48,8 @@ def read_items(config: EvaluationSetConfig) -> list[Item]:
         raise UserError(f"evaluation set {config.name!r}: {config.path} can't be read: {error}") from error
     found = []
     for number, row in enumerate(rows):
-        values = [row.get(key) for key in config.keys] if isinstance(row, dict) else []
-        question = next((value for value in values if isinstance(value, str) and value.strip()), None)
+        values = [_text(row.get(key)) for key in config.keys] if isinstance(row, dict) else []
+        question = next((value for value in values if value.strip()), None)
         if question is not None:
             found.append(Item(config.name, number, question))
     if not found:
@@ -62,11 +66,20 @@ def _rows(place: Place) -> Iterator[Any]:
     text = place.read_bytes().decode("utf-8-sig")
     if name.endswith(".json"):
         value = json.loads(text)
+        if isinstance(value, dict) and len(value) == 1:  # {"dataset": [...]}
+            (value,) = value.values()
         yield from value if isinstance(value, list) else [value]
         return
     for line in text.split("\n"):
         if line.strip():
             yield json.loads(line)
+
+
+def _text(value: Any) -> str:
+    """A value that is a text, or a list of one; otherwise nothing."""
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return value if isinstance(value, str) else ""
 
 
 class Decontaminate:
@@ -81,7 +94,7 @@ class Decontaminate:
             codes = _codes(item.question)
             if len(codes) < config.least_units:
                 continue
-            length = min(config.ngram, len(codes))
+            length = min(config.ngram, (len(codes) + 1) // 3 if len(codes) >= _TOLERANT_FROM else len(codes))
             grams = np.unique(_grams(codes, length))
             by_length[length].append((grams, len(self._items)))
             self._items.append(item)
@@ -92,8 +105,8 @@ class Decontaminate:
         """See records.Step."""
         reasons: list[str | None] = []
         listed = []
-        for name, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
-            found = self.find(text)
+        for row in table.select(["id", "before", "text", "after"]).to_pylist():
+            name, found = row["id"], self.find("".join(row[part] or "" for part in ("before", "text", "after")))
             reasons.append(CONTAMINATED if found else None)
             listed += [
                 {"id": name, "set": item.set, "item": item.number, "question": item.question, "share": round(share, 3)}

@@ -3,7 +3,8 @@
 HuatuoGPT-II keeps what holds enough medical terms (section 3.1: THUOCL and the SPECIALIST lexicon without general
 words). Here the share is of characters in Chinese, Japanese and Korean and of words elsewhere, so that long and short
 texts are measured alike; terms have weights, and each language and genre may have a threshold of its own. Terms are
-found by the Aho-Corasick automaton of ahocorasick-rs, the longest at each place; in Latin script whole words only.
+found by the Aho-Corasick automaton of ahocorasick-rs, the longest at each place; in Latin script whole words only, and
+a word counts once.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from rayrl.errors import UserError
 
 BY_CHARACTER = frozenset({"zh", "zh-Hant", "ja", "ko"})
 NOT_ENOUGH = "too few domain terms"
+MAX_WEIGHT = 100.0
+"""Lists such as THUOCL's have a count in the second column, which is no weight."""
 _BUILTIN = ("medical-en",)
 _LATIN = re.compile("[a-zà-ɏ]")
 
@@ -41,11 +44,11 @@ class Lexicon:
         """All lists together, without stop words. Raises UserError where one can't be read or says nothing."""
         lexicon = cls()
         for one in config.lexicons:
-            before = len(lexicon.terms)
-            for line in _lines_of(one.path):
-                lexicon._add(*_term_of(line, one.path, one.weight))
-            if len(lexicon.terms) == before and not lexicon.repeated:
+            lines = _lines_of(one.path)
+            if not lines:
                 raise UserError(f"lexicon {one.path}: it holds no term")
+            for line in lines:
+                lexicon._add(*_term_of(line, one.path, one.weight))
         for path in config.stop_words:
             for line in _lines_of(path):
                 lexicon.terms.pop(line.partition("\t")[0].strip().lower(), None)
@@ -73,10 +76,19 @@ def _lines_of(path: str) -> list[str]:
 
 def _term_of(line: str, path: str, weight: float) -> tuple[str, float]:
     term, tab, written = line.partition("\t")
+    term = term.strip().lower()
+    if not term.strip("*"):
+        raise UserError(f"lexicon {path}: the line {line!r} has no term")
     try:
-        return term.strip().lower(), float(written) if tab else weight
+        weight = float(written) if tab else weight
     except ValueError:
-        raise UserError(f"lexicon {path}: the weight of {term.strip()!r} is {written.strip()!r}, no number") from None
+        raise UserError(f"lexicon {path}: the weight of {term!r} is {written.strip()!r}, no number") from None
+    if not 0 < weight <= MAX_WEIGHT:
+        raise UserError(
+            f"lexicon {path}: the weight of {term!r} is {weight:g}, not above 0 and up to {MAX_WEIGHT:g}; if the "
+            "second column is a count, leave it out"
+        )
+    return term, weight
 
 
 @dataclass(frozen=True)
@@ -96,35 +108,47 @@ class Matcher:
         self._patterns = list(lexicon.terms)
         self._weights = list(lexicon.terms.values())
         bare = [term.strip("*") for term in self._patterns]
-        if not all(bare):
-            raise UserError("a lexicon's term is empty, or only `*`")
         # Whether a match must begin (end) where a word does.
         pairs = list(zip(self._patterns, bare, strict=True))
         self._begins = [not term.startswith("*") and bool(_LATIN.match(word)) for term, word in pairs]
         self._ends = [not term.endswith("*") and bool(_LATIN.match(word[-1])) for term, word in pairs]
-        self._lengths = [len(term) for term in bare]
         self._words = [term.count(" ") + 1 for term in bare]
-        self._automaton = AhoCorasick(bare, matchkind=MatchKind.LeftmostLongest)
+        self._automaton = AhoCorasick(bare, matchkind=MatchKind.Standard)
 
     def density(self, text: str, language: str) -> Density:
         """The share of the text's characters (Chinese and the like) or words that terms cover, times their weights."""
         by_character = language in BY_CHARACTER
         if not text.isascii() or not text.islower():
             text = text.lower()
+        if not by_character:
+            text = text.replace("\n", " ")
         units = len(text) - text.count(" ") - text.count("\n") if by_character else len(text.split())
-        sizes = self._lengths if by_character else self._words
-        begins, ends, weights = self._begins, self._ends, self._weights
-        covered = 0.0
+        covered, reached = 0.0, -1
         found: Counter[int] = Counter()
-        for term, start, end in self._automaton.find_matches_as_indexes(text):
-            if (begins[term] and start and _LATIN.match(text, start - 1)) or (
-                ends[term] and end < len(text) and _goes_on(text, end)
-            ):
+        for start, minus_end, term in self._whole(text):
+            if start < reached:
                 continue
-            covered += sizes[term] * weights[term]
             found[term] += 1
+            if by_character:
+                size = -minus_end - start
+            else:
+                counted = reached >= 0 and text.find(" ", reached, start) < 0  # the word that another term is in
+                size = self._words[term] - counted
+            covered += size * self._weights[term]
+            reached = -minus_end
         hits = Counter({self._patterns[term]: count for term, count in found.items()})
         return Density(covered / units if units else 0.0, hits)
+
+    def _whole(self, text: str) -> list[tuple[int, int, int]]:
+        """(start, -end, term) of all matches that are whole words, also those inside others: of each start, the
+        longest comes first."""
+        begins, ends = self._begins, self._ends
+        return sorted(
+            (start, -end, term)
+            for term, start, end in self._automaton.find_matches_as_indexes(text, overlapping=True)
+            if not (begins[term] and start and _LATIN.match(text, start - 1))
+            and not (ends[term] and end < len(text) and _goes_on(text, end))
+        )
 
 
 def _goes_on(text: str, end: int) -> bool:

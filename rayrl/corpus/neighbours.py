@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rayrl.corpus.embed import unit_length
 from rayrl.corpus.minhash import pairs_table
 from rayrl.data.storage import Place
 
 CELLS_A_VECTOR = 2
 SAMPLE_A_CELL = 64
 _BLOCK = 1024
+_ROUNDING = 1e-6
 
 
 def vector_schema(dimensions: int) -> pa.Schema:
@@ -66,11 +68,13 @@ def near_pairs(cell_files: Sequence[str], cell: int, threshold: float) -> pa.Tab
     column = table["vector"].combine_chunks()
     width = column.type.byte_width
     raw = np.frombuffer(column.buffers()[1], dtype=np.uint8)[column.offset * width :][: len(column) * width]
-    vectors = raw.view(np.float16).reshape(len(column), -1).astype(np.float32)
+    vectors = unit_length(
+        raw.view(np.float16).reshape(len(column), -1).astype(np.float32)
+    )  # rounding made them shorter
     found = []
     for start in range(0, len(vectors), _BLOCK):
         cosines = vectors[start : start + _BLOCK] @ vectors[start:].T
-        a, b = np.nonzero(np.triu(cosines >= threshold, k=1))
+        a, b = np.nonzero(np.triu(cosines >= threshold - _ROUNDING, k=1))
         found.append(np.stack([places[a + start], places[b + start]], axis=1))
     pairs = np.concatenate(found)
     return pairs_table(np.sort(pairs, axis=1))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -47,6 +48,7 @@ class QualityReport:
     fitted: dict[str, int]
     held_out: dict[str, int]
     groups_held_out: list[str]
+    """Empty where the labels were divided text by text."""
     curve: list[dict[str, float]]
     """Precision and recall at thresholds from 0.05 to 0.95."""
 
@@ -63,8 +65,10 @@ def read_labels(path: str) -> list[Labelled]:
             continue
         try:
             row = json.loads(line)
-            good = {"good": True, "bad": False}[row["label"]]
-            found.append(Labelled(str(row["text"]), good, str(row.get("group", ""))))
+            text, good = row["text"], {"good": True, "bad": False}[row["label"]]
+            if not isinstance(text, str):
+                raise ValueError("no text")
+            found.append(Labelled(text, good, str(row.get("group", ""))))
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path}, line {number}: expected text and label (good or bad)") from error
     return found
@@ -139,7 +143,7 @@ def fit(labels: Sequence[Labelled], config: QualityConfig, seed: int) -> tuple[Q
         best["recall"],
         _count(fitted),
         _count(measured),
-        sorted({one.group for one in measured}),
+        sorted({one.group for one in measured} - {one.group for one in fitted}),
         curve,
     )
 
@@ -150,23 +154,25 @@ def report_json(report: QualityReport) -> dict[str, Any]:
 
 
 def _held_out(labels: Sequence[Labelled], fraction: float, seed: int) -> list[bool]:
-    """By group, so that none is on both sides, a share of each kind of label's groups; where there is one, by text."""
-    groups: dict[bool, dict[str, int]] = {True: {}, False: {}}
+    """By group, so that none is on both sides: a share of each kind of label's. By text where a kind has one group.
+
+    A group that would take much more than the share is held out only where no other can be.
+    """
+    groups: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for one in labels:
-        groups[one.good][one.group] = groups[one.good].get(one.group, 0) + 1
-    by_group = all(len(kinds) > 1 for kinds in groups.values())
-    if not by_group:
+        groups[one.good][one.group] += 1
+    if not all(len(kinds) > 1 for kinds in groups.values()):
         return [_share(f"{seed}\0{one.text}") < fraction for one in labels]
     held: set[str] = set()
     for kinds in groups.values():
-        wanted = fraction * sum(kinds.values())
-        taken = sum(size for name, size in kinds.items() if name in held)
-        for name in sorted(kinds, key=lambda name: _share(f"{seed}\0{name}")):
-            if taken >= wanted or len(set(kinds) - held) == 1:
-                break
-            if name not in held:
+        wanted = fraction * kinds.total()
+        order = sorted(kinds, key=lambda name: (_share(f"{seed}\0{name}"), name))
+        for name in [*(name for name in order if kinds[name] <= 1.5 * wanted), *sorted(order, key=kinds.__getitem__)]:
+            taken = sum(kinds[one] for one in held)
+            large = taken > 0 and taken + kinds[name] > 1.5 * wanted
+            last = any(other.keys() <= held | {name} for other in groups.values())
+            if taken < wanted and not large and not last:
                 held.add(name)
-                taken += kinds[name]
     return [one.group in held for one in labels]
 
 

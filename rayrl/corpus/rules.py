@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from typing import Any
 
 from rayrl.config.corpus import RulesConfig
 from rayrl.corpus.lexicon import BY_CHARACTER
@@ -18,17 +19,19 @@ SYMBOLS = "rule: symbols, not words"
 ADVERT = "rule: an advert's contact and price"
 NO_SENTENCE = "rule: no sentence"
 
+_LOOKED_AT = 100_000
+"""Characters or words in which repetition is looked for."""
 _WORD_CHARACTER = re.compile(r"[^\W\d_]")
-_SENTENCE_END = re.compile(r"[。！？!?.;；…]")
+_SENTENCE_END = re.compile(r"[。！？!?;；…]|\.(?![A-Za-z0-9])")
+# No pattern may begin with a run of any length, or a long text takes the square of its length.
 _CONTACT = re.compile(
-    r"(?<!\d)1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?!\d)|(?<![\d-])0\d{2,3}[- )]\d{7,8}(?!\d)|[\w.+-]+@[\w-]+\.\w[\w.]+"
-    r"|(?:https?://|www\.)\S+|(?:QQ|qq|微信|加V|VX|vx|电话|热线|传真|手机|致电|联系人)\s*[号码]?\s*[:：]?\s*[\w-]{4,}"
-    r"|\b(?:call|phone|tel|fax|e-?mail|sms)\b\W{0,3}[\d(+]"
-    r"|(?<!\d)\(?\d{3}\)?[- ]\d{3}[- ]\d{4}(?!\d)",
+    r"(?<!\d)1[3-9]\d[- ]?\d{4}[- ]?\d{4}(?!\d)|(?<![\d-])0\d{2,3}[- )]\d{7,8}(?!\d)|\w@[\w-]+\.\w|(?:https?://|www\.)[!-~]+"
+    r"|(?:QQ|微信|加V|VX|电话|热线|传真|手机|致电)(?:号码?)?\s{0,3}[:：]?\s{0,3}[a-z0-9(+][a-z0-9()+-]{3}|联系人\s{0,3}[:：]"
+    r"|\b(?:call|phone|tel|fax|e-?mail|sms)\b\W{0,3}[\d(+]|(?<!\d)\(?\d{3}\)?[- ]\d{3}[- ]\d{4}(?!\d)",
     re.I,
 )
 _OFFER = re.compile(
-    r"[￥¥$€£]\s?\d|\d+(?:\.\d+)?\s*(?:元|万元|折|块钱|RMB|USD|dollars\b)"
+    r"[￥¥$€£]\s?\d|\d\s?(?:元|万元|块钱|RMB|USD|dollars\b|折(?!交叉|叠|线))"
     r"|优惠|特价|包邮|订购|抢购|热销|促销|代开|发票|免费咨询|欢迎来电|欢迎咨询|诚招|加盟|代理|批发|现货|厂家直销|报价|培训费"
     r"|\b(?:buy now|order now|special offer|discount|free shipping|for sale|best price|limited time|click here)\b",
     re.I,
@@ -59,10 +62,12 @@ def _repeats(text: str, language: str, config: RulesConfig) -> bool:
         again = sum(len(line) * (count - 1) for line, count in Counter(lines).items() if count > 1)
         if again > config.max_repeated_share * len(text):
             return True
-    parts = list(text.replace(" ", "").replace("\n", "")) if language in BY_CHARACTER else text.lower().split()
-    size = 8 if language in BY_CHARACTER else 4
-    grams = [tuple(parts[i : i + size]) for i in range(len(parts) - size + 1)]
-    if len(grams) < 20:
+    if language in BY_CHARACTER:
+        solid = text.replace(" ", "").replace("\n", "")[:_LOOKED_AT]
+        sequences: list[Any] = [solid[i : i + 8] for i in range(len(solid) - 7)]
+    else:
+        words = text.lower().split()[:_LOOKED_AT]
+        sequences = list(zip(words, words[1:], words[2:], words[3:], strict=False))
+    if len(sequences) < 20:
         return False
-    repeated = sum(count - 1 for count in Counter(grams).values())
-    return repeated > config.max_repeated_share * len(grams)
+    return len(sequences) - len(set(sequences)) > config.max_repeated_share * len(sequences)

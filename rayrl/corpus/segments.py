@@ -79,7 +79,7 @@ class Segments:
                 rows.append(row)
                 names.append(f"{name}.{number}")
                 found.append(segment)
-        out = table.take(rows)
+        out = table.take(pa.array(rows, pa.int64()))
         values = {
             "id": names,
             "text": [one.text for one in found],

@@ -32,15 +32,23 @@ def sentences(text: str, language: str) -> list[str]:
 
 def pieces(sentence: str, max_chars: int) -> list[str]:
     """A sentence in pieces of at most `max_chars`, cut after the last comma or space of their second half, if any."""
-    found = []
-    while len(sentence) > max_chars:
-        cuts = [match.end() for match in _CLAUSE.finditer(sentence, max_chars // 2, max_chars)]
-        cut = cuts[-1] if cuts else max_chars
-        found.append(sentence[:cut])
-        sentence = sentence[cut:]
-    return [*found, sentence] if sentence else found
+    found, start = [], 0
+    while len(sentence) - start > max_chars:
+        cuts = [match.end() for match in _CLAUSE.finditer(sentence, start + max_chars // 2, start + max_chars)]
+        end = cuts[-1] if cuts else start + max_chars
+        found.append(sentence[start:end])
+        start = end
+    return [*found, sentence[start:]] if start < len(sentence) else found
 
 
 def _cut(text: str, cuts: list[int]) -> list[str]:
+    """Parts between cuts; spaces and empty lines alone are no part, they go with the one before."""
     edges = sorted({0, len(text), *(cut for cut in cuts if 0 < cut < len(text))})
-    return [text[start:end] for start, end in pairwise(edges)]
+    found: list[str] = []
+    for start, end in pairwise(edges):
+        part = text[start:end]
+        if found and not part.strip():
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
