@@ -89,7 +89,9 @@ def write_corpus(folder: Path, number: int = 400, seed: int = 0) -> None:
 def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: Path) -> None:
     """A configuration with every stage; shards so small that each has several tasks."""
     lexicon = path.with_name("lexicon_zh.txt")
-    words = "血压 高血压 头痛 发烧 咳嗽 医院 检查 疼痛 症状 药物 治疗 糖尿病 患者 病例 过敏 感染 服用 出血 医生 胸痛 恶心 呕吐"
+    words = (
+        "血压 高血压 头痛 发烧 咳嗽 医院 检查 疼痛 症状 药物 治疗 糖尿病 患者 过敏 感染 服用 出血 医生 胸痛 恶心 呕吐"
+    )
     lexicon.write_text("\n".join(words.split()) + "\n高血压\n", encoding="utf-8")
     labels = path.with_name("labels.jsonl")
     rows = [(text, "bad" if text[:20] in ADVERT or _general(text) else "good") for text in texts(300, 1)]
@@ -103,7 +105,7 @@ def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: P
         "output_dir": str(output),
         "sources": [{"name": "mixed", "path": str(corpus), "columns": {"genre": "genre"}}],
         "max_rejected_fraction": 0.1,
-        "read": {"split_mb": 0.05, "shard_mb": 0.05},
+        "read": {"split_mb": 0.04, "shard_mb": 0.04},
         "extract": {
             "lexicons": [{"path": str(lexicon)}, {"path": "medical-en"}],
             "thresholds": {"en": 0.03},
@@ -120,12 +122,11 @@ def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: P
 
 
 def published(output: Path) -> dict[str, str]:
-    """Hashes of all that stages have published."""
+    """Hashes of all that stages have published; of manifests, of their counts."""
     files = [path for path in sorted(output.rglob("*")) if path.is_file() and path.suffix in (".parquet", ".jsonl")]
-    manifests = [path for path in sorted(output.glob("*/manifest.json"))]
-    return {
-        str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in [*files, *manifests]
-    }
+    found = {str(path.relative_to(output)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    counts = {path.parent.name: json.loads(path.read_text())["counts"] for path in output.glob("*/manifest.json")}
+    return found | {name: json.dumps(count, sort_keys=True) for name, count in counts.items()}
 
 
 class _Model(BaseHTTPRequestHandler):
@@ -137,17 +138,14 @@ class _Model(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         asked = body["messages"][-1]["content"]
         text = re.search(r"<<<TEXT \w+>>>\n(.*?)\n<<<END", asked, re.S)[1]  # type: ignore[index]
+        asked = asked.replace(text, "")
         chinese = "请" in asked
         turn = int(hashlib.sha256(text.encode()).hexdigest()[:4], 16) % 10
         if "Question: " in asked or "问题：" in asked:
             again = "(Request" in asked or "（第" in asked
-            reply = (
-                "参考上文。"
-                if turn == 0 and not again
-                else "完全不同。 Altogether different."
-                if turn == 1
-                else text[:500]
-            )
+            reply = text[:500]
+            if turn < 2:
+                reply = "参考上文。" if turn == 0 and not again else "完全不同。 Altogether different."
         else:
             reply = f"请问{text[:15]}该怎么办？" if chinese else f"What is known about {' '.join(text.split()[:5])}?"
         answer = {

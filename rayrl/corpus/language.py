@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from typing import Any
 
-_LOOKED_AT = 600
+_LOOKED_AT = 400
 _GUESSED_FROM = 400
 _HAN = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 _KANA = re.compile("[\u3040-\u30ff]")
@@ -35,6 +35,8 @@ UNKNOWN = "und"
 def identify(text: str) -> str:
     """`zh`, `zh-Hant`, `ja`, `ko`, `en` or another two-letter code; `und` where there are no letters."""
     sample = text[:_LOOKED_AT]
+    if sample.isascii():
+        return _by_words(sample) if _WORD.search(sample) else UNKNOWN
     letters = len(_LETTER.findall(sample))
     if not letters:
         return UNKNOWN

@@ -25,6 +25,7 @@ from cluster.session import connect
 from rayrl.config.corpus import CorpusConfig
 from rayrl.config.load import config_hash, dump, load
 from rayrl.config.strict import Strict
+from rayrl.corpus.lexicon import BUILTIN
 from rayrl.corpus.pieces import Listing, list_pieces
 from rayrl.corpus.records import Tally
 from rayrl.data.lock import LOCK, only_run
@@ -76,6 +77,9 @@ class Corpus:
             logger.info("%s: files that aren't read: %s", source, told)
         stages = config.stages()
         first, last = self._asked(stages)
+        for path in (path for name in stages for path in _named(config, name)):
+            if path not in BUILTIN and not Place.of(path).is_file():
+                raise UserError(f"{path} isn't there")
         self._clear(stages)
         (self._root / "config.yaml").write_bytes(dump(config).encode())
         before: CorpusFolder | None = None
@@ -83,6 +87,8 @@ class Corpus:
         with ExitStack() as connection:
             for name in stages[: last + 1]:
                 folder = self._folder(name, listing, before)
+                if name == config.only and folder.stale:
+                    folder.clear()
                 if folder.done:
                     logger.info("%s is done: %s", name, _headline(folder.manifest()["counts"]))
                 elif stages.index(name) < first:

@@ -66,7 +66,7 @@ def clean(stage: Stage, shards: Sequence[str]) -> Tally:
             _ask(stage, shards)
             path = (stage.folder.place / LABELS).uri
         stage.phase("fit", FitWorker, [path], light=True)
-    return tally_of(stage.phase("clean", StepWorker, shards, make_clean))
+    return tally_of(stage.phase("clean", StepWorker, shards, make_clean, light=True))
 
 
 def make_clean(phase: Phase) -> Step:
@@ -83,7 +83,7 @@ def _ask(stage: Stage, shards: Sequence[str]) -> None:
     assert quality.judge is not None
     service = ModelService(quality.judge)  # kept while workers ask: its actor lives as long as the first that asked
     share = quality.num_labels / max(1, sum(map(num_rows, shards)))
-    counts = stage.phase("labels", LabelWorker, shards, share)
+    counts = stage.phase("labels", LabelWorker, shards, share, light=True)
     del service
     labels = [Labelled(row["text"], row["label"] == "good", row["group"]) for one in counts for row in one["labels"]]
     rows = [{"text": one.text, "label": "good" if one.good else "bad", "group": one.group} for one in labels]

@@ -171,7 +171,7 @@ def _near(stage: Stage, sketches: Sequence[str]) -> list[str]:
 def _semantic_pairs(stage: Stage, shards: Sequence[str], config: SemanticConfig) -> list[str]:
     """Files of pairs that mean the same."""
     vectors, middle, cells, near = (stage.work(f"{name}-files") for name in ("vectors", "centres", "cells", "near"))
-    stage.phase("vectors", VectorWorker, shards, to=vectors)
+    stage.phase("vectors", VectorWorker, shards, to=vectors, light=config.encoder.kind == "ngrams")
     files = numbered(vectors, len(shards))
     rows = sum(map(num_rows, shards))
     count = max(1, -(-rows // config.cell_size))

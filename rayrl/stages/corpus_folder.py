@@ -40,6 +40,14 @@ class CorpusFolder:
                 return file.name == MANIFEST
         return False
 
+    @property
+    def stale(self) -> bool:
+        """Whether the stage was made, or begun, from something else."""
+        try:
+            return self.done and False
+        except UserError:
+            return True
+
     def begin(self) -> None:
         """Makes the folder, or goes on in it."""
         started = self.work / STARTED

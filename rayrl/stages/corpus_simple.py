@@ -80,7 +80,7 @@ def simple(stage: Stage, shards: Sequence[str]) -> Tally:
             service = ModelService(config.unify.endpoint)
         else:
             pool = _engines(stage)
-    counts = stage.phase(name, StepWorker, shards, *MAKERS[name], pool=pool)
+    counts = stage.phase(name, StepWorker, shards, *MAKERS[name], pool=pool, light=pool is None)
     del service
     listed = [row for one in counts for row in one["listed"]]
     if name == "decontaminate":

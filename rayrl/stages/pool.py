@@ -33,6 +33,8 @@ logger = logging.getLogger(__name__)
 NUMBER = "number"
 """The column of a task's table, and of its answer's, that tells it from the others."""
 
+_RETRIES = 3
+"""Of a light worker's task whose process dies."""
 _FAILURE, _OF_USER = "failure", "of_user"
 _RAISED = re.compile(r"[A-Za-z_.]*(Error|Exception): ")
 
@@ -95,7 +97,9 @@ def _answers(
     }
     with _quiet_context(pool.start_timeout_s):
         if pool.light:
-            answered = rows.map_batches(_Light(worker, arguments), compute=TaskPoolStrategy(size=size), **how)
+            # Ray's default has no end for these either.
+            compute: Any = TaskPoolStrategy(size=size)
+            answered = rows.map_batches(_Light(worker, arguments), compute=compute, max_retries=_RETRIES, **how)
         else:
             # The next task waits with a worker that would otherwise idle while the driver sends it.
             compute = ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
