@@ -180,7 +180,7 @@ def test_ordinary_medical_sentences_are_left_as_they_are(text: str) -> None:
     assert mask(text, names=True) == (text, {})
 
 
-LONG = 20_000
+LONG = 8_000
 RUNS = [
     "a",
     "1",
@@ -204,15 +204,18 @@ RUNS += ["QQ", "微信\n", "QQ  ", "\n", " ", ".", "-", "，", "姓名:", "大�
 
 @pytest.mark.parametrize("run", RUNS)
 def test_no_pattern_takes_the_square_of_a_text_s_length(run: str) -> None:
-    text = (run * LONG)[:LONG]
+    texts_read = [
+        before + (run * LONG)[:LONG] + after for before in ("", "微信", "姓名:", "Dr. ") for after in ("1", "@")
+    ]
     patterns = [
         found for module in (rules, personal) for found in vars(module).values() if isinstance(found, re.Pattern)
     ]
     assert len(patterns) > 10
     began = time.perf_counter()
-    for ending in ("1", "@"):
-        for pattern in patterns:
-            assert sum(1 for _ in pattern.finditer(text + ending)) >= 0
+    for pattern in patterns:
+        for text in texts_read:
+            for _ in pattern.finditer(text):
+                pass
     assert time.perf_counter() - began < 3
 
 

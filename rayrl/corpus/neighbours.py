@@ -13,13 +13,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayrl.corpus.embed import unit_length
-from rayrl.corpus.minhash import pairs_table
+from rayrl.corpus.groups import groups
+from rayrl.corpus.minhash import fixed_binary, pairs_table
 from rayrl.data.storage import Place
 
 CELLS_A_VECTOR = 2
 SAMPLE_A_CELL = 64
 _BLOCK = 1024
 _ROUNDING = 1e-6
+_MANY = 1 << 20
+"""Pairs from which on they are thinned out: n texts that are all the same have n * (n - 1) / 2."""
 
 
 def vector_schema(dimensions: int) -> pa.Schema:
@@ -48,15 +51,14 @@ def into_cells(vectors_ND: np.ndarray, places_N: np.ndarray, centres_CD: np.ndar
     rows = np.repeat(known, number)
     order = np.lexsort((rows, cells.ravel()))
     rows, cells_M = rows[order], cells.ravel()[order]
-    halves = np.ascontiguousarray(vectors_ND[rows].astype(np.float16)).view(np.uint8).reshape(len(rows), -1)
-    width = 2 * vectors_ND.shape[1]
-    packed = pa.FixedSizeBinaryArray.from_buffers(pa.binary(width), len(rows), [None, pa.py_buffer(halves.tobytes())])
+    halves = np.ascontiguousarray(vectors_ND[rows].astype(np.float16))
+    packed = fixed_binary(halves.view(np.uint8).reshape(len(rows), 2 * vectors_ND.shape[1]))
     columns = [pa.array(cells_M, pa.int32()), pa.array(places_N[rows], pa.int64()), packed]
     return pa.table(columns, schema=vector_schema(vectors_ND.shape[1]))
 
 
 def near_pairs(cell_files: Sequence[str], cell: int, threshold: float) -> pa.Table:
-    """PAIRS of texts in a cell whose cosine reaches the threshold."""
+    """PAIRS of texts in a cell whose cosine reaches the threshold; of very many, as few as make the same groups."""
     tables = []
     for uri in cell_files:
         with Place(uri).open() as stream:
@@ -76,5 +78,15 @@ def near_pairs(cell_files: Sequence[str], cell: int, threshold: float) -> pa.Tab
         cosines = vectors[start : start + _BLOCK] @ vectors[start:].T
         a, b = np.nonzero(np.triu(cosines >= threshold - _ROUNDING, k=1))
         found.append(np.stack([places[a + start], places[b + start]], axis=1))
+        if sum(map(len, found)) > _MANY:
+            found = [_chains(np.concatenate(found))]
     pairs = np.concatenate(found)
     return pairs_table(np.sort(pairs, axis=1))
+
+
+def _chains(pairs_N2: np.ndarray) -> np.ndarray:
+    """int64 [M, 2]: each text of a group with the one before it."""
+    places, labels = groups(pairs_N2)
+    order = np.argsort(labels, kind="stable")
+    same = labels[order[1:]] == labels[order[:-1]]
+    return np.stack([places[order[:-1]][same], places[order[1:]][same]], axis=1)

@@ -33,7 +33,9 @@ _NUMBER = r"\d{1,5}(?:弄\d{1,5})?号(?:[\dA-Za-z\u4e00-\u9fff]{0,8}(?:楼|室|�
 _ADDRESS = re.compile(
     rf"(?:{_PLACE}{{2,8}}(?:省|自治区))?{_PLACE}{{2,8}}(?:市|自治州)(?:[\u4e00-\u9fff]{{1,8}}(?:区|县|市))?"
     rf"[\u4e00-\u9fffA-Za-z0-9]{{1,12}}?{_ROAD}[\u4e00-\u9fff]{{0,2}}{_NUMBER}|{_PLACE}{{1,8}}{_ROAD}{_NUMBER}"
-    r"|\b\d{1,5} (?:[NSEW]\.? )?[A-Z][a-z]+ (?:[A-Z][a-z]+ )?"
+)
+_STREET = re.compile(
+    r"\b\d{1,5} (?:[NSEW]\.? )?[A-Z][a-z]+ (?:[A-Z][a-z]+ )?"
     r"(?:Street|St|Avenue|Ave|Road|Rd|Boulevard|Blvd|Lane)\b"
 )
 _SURNAMES = (
@@ -94,14 +96,17 @@ def mask(text: str, *, names: bool) -> tuple[str, Counter[str]]:
     if any(character.isdigit() for character in text):
         text = _ID.sub(identity, text)
         text = put(_PHONE, "PHONE", text)
-        text = put(_ADDRESS, "ADDRESS", text)
+        text = put(_STREET, "ADDRESS", text)
+        if "号" in text:
+            text = put(_ADDRESS, "ADDRESS", text)
     text = _QQ.sub(account, text)
     if "@" in text:
         text = put(_EMAIL, "EMAIL", text)
     if names:
-        text = put(_CHINESE_NAME, "NAME", text)
-        text = put(_PATIENT, "NAME", text, before=1)
-        text = put(_SOMEONE, "NAME", text)
+        if not text.isascii():
+            text = put(_CHINESE_NAME, "NAME", text)
+            text = put(_PATIENT, "NAME", text, before=1)
+            text = put(_SOMEONE, "NAME", text)
         text = put(_ENGLISH_NAME, "NAME", text, before=1)
     return text, found
 
