@@ -1,31 +1,44 @@
 """Files of every form to raw documents: what is in them, undecided whether it is any good.
 
 A damaged or cut file gives what can be read of it, and then says where it ended. Memory is bounded by the largest row
-that is permitted, whatever the file's size. HTML to text, encodings and WARC are resiliparse's and FastWARC's
-(Bevendorff et al. 2018, https://resiliparse.chatnoir.eu), packed files and Parquet Arrow's.
+that is permitted, whatever the file's size. HTML to text is resiliparse's (Bevendorff et al. 2018,
+https://resiliparse.chatnoir.eu), Parquet Arrow's; packed files, encodings and web archives: packed.py, encoding.py,
+warc.py.
 """
 
 from __future__ import annotations
 
-import codecs
 import io
+import itertools
 import json
+import re
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rayrl.corpus import warc
+from rayrl.corpus.encoding import Recoded, decode, encoding_of, is_wide, text_encoding
+from rayrl.corpus.packed import DAMAGED, Damaged, Unpacked, Watched
 from rayrl.corpus.pieces import Piece
 from rayrl.corpus.records import Rejected
 from rayrl.data.storage import Place
 
-_HEAD, _PART = 1 << 16, 1 << 12
+_HEAD = 1 << 16
 _BUFFER = 1 << 20
 _ROWS = 256
-_CUT_OFF = "the file is cut off or damaged"
+_BATCH_BYTES = 64 << 20
+_PAGES = ("text/html", "application/xhtml+xml", "text/plain")
+NO_PAGE = "the response is no page"
+NO_TEXT = "the page holds no text"
+NO_FAULT = frozenset({NO_PAGE, NO_TEXT})
+"""Reasons that are no fault of the input."""
+_UNKNOWN_ENCODING = "bytes of no known encoding"
+_BLOCK = re.compile("<(/?)(?:div|article)\\b", re.IGNORECASE)
+_DEEPEST = 256
+_BETWEEN = re.compile(r"[\s,]*")
 
 
 @dataclass(frozen=True)
@@ -40,91 +53,78 @@ class Found:
 
 def contents(piece: Piece, encoding: str, columns: Mapping[str, str], max_bytes: int) -> Iterator[Found | Rejected]:
     """The piece's documents, and what can't be one with the reason. Raises OSError where the store doesn't answer."""
-    if piece.form == "parquet":
-        yield from _parquet(piece, columns)
-        return
-    if encoding == "auto" and piece.form in ("jsonl", "json", "text"):
-        encoding = _encoding_of(piece)
     with Place(piece.uri).open() as raw:
-        # Where a packed file is cut, what the buffer would have taken is lost.
-        stream = io.BufferedReader(_unpacked(raw, piece.codec), _BUFFER if piece.codec is None else _PART)
-        if piece.form == "warc":
-            yield from _warc(piece, stream, max_bytes)
-        elif piece.form in ("html", "json") or (piece.form == "text" and piece.plain == "whole"):
-            yield from _whole(piece, stream, encoding, columns, max_bytes)
-        elif piece.form == "jsonl":
-            for position, line in _lines(piece, stream, max_bytes):
-                yield from _json_line(piece, position, line, encoding, columns)
+        if piece.form == "parquet":
+            yield from _parquet(piece, raw, columns, max_bytes)
+        elif piece.form == "warc":
+            yield from _warc(piece, _stream(raw, piece.codec), max_bytes)
+        elif piece.form == "html":
+            yield from _html_file(piece, _stream(raw, piece.codec), encoding, max_bytes)
         else:
-            yield from _plain(piece, stream, encoding, max_bytes)
+            yield from _text_file(piece, raw, encoding, columns, max_bytes)
 
 
-def _unpacked(raw: pa.NativeFile, codec: str | None) -> pa.NativeFile:
-    return pa.CompressedInputStream(raw, codec) if codec is not None else raw
+def _stream(raw: pa.NativeFile, codec: str | None) -> io.BufferedReader:
+    raw.seek(0)
+    return io.BufferedReader(Unpacked(raw, codec) if codec is not None else raw, _BUFFER)
 
 
-def _encoding_of(piece: Piece) -> str:
-    """From the (unpacked) file's first bytes, so that all its ranges are read alike."""
-    head = b""
-    with Place(piece.uri).open() as raw, suppress(OSError):  # a damaged one is told of when it is read
-        stream = _unpacked(raw, piece.codec)
-        while len(head) < _HEAD and (part := bytes(stream.read(_PART))):
-            head += part
-    return encoding_of(head)
+def _text_file(
+    piece: Piece, raw: pa.NativeFile, encoding: str, columns: Mapping[str, str], max_bytes: int
+) -> Iterator[Found | Rejected]:
+    # From the file's first bytes, so that all its ranges are read alike.
+    encodings = [encoding] if encoding != "auto" else ["utf-8", encoding_of(_head(raw, piece.codec))]
+    stream = _stream(raw, piece.codec)
+    if is_wide(encodings[-1]):
+        stream = io.BufferedReader(Recoded(stream, encodings[-1]), _BUFFER)
+        encodings = ["utf-8"]
+    if piece.form == "jsonl":
+        for position, line in _lines(piece, stream, max_bytes):
+            yield line if isinstance(line, Rejected) else _json_line(piece, position, line, encodings, columns)
+    elif piece.form == "json":
+        yield from _json_file(piece, stream, encodings, columns, max_bytes)
+    elif piece.plain == "whole":
+        yield from _whole(piece, stream, encodings, max_bytes)
+    else:
+        yield from _plain(piece, stream, encodings, max_bytes)
 
 
-def encoding_of(raw: bytes) -> str:
-    """`utf-8`, `gb18030`, `big5`, `utf-16-le` ...: what the bytes are most likely in."""
-    from resiliparse.parse.encoding import detect_encoding
-
-    if raw.isascii() and b"\x00" not in raw:
-        return "utf-8"
+def _head(raw: pa.NativeFile, codec: str | None) -> bytes:
+    """The first bytes, unpacked."""
     try:
-        codecs.getincrementaldecoder("utf-8")().decode(raw)  # a character cut at the end is no fault
-        if b"\x00" not in raw:
-            return "utf-8"
-    except UnicodeDecodeError:
-        pass
-    found = str(detect_encoding(raw))
-    return "gb18030" if found in ("gbk", "gb2312") else found
+        return bytes((Unpacked(raw, codec) if codec is not None else raw).read(_HEAD))
+    except Damaged:  # told when it is read
+        return b""
 
 
-def decode(raw: bytes, encoding: str) -> str | None:
-    """The text in its file's encoding, or in another where it was mixed in; None where it is in none."""
-    for name in (encoding, encoding_of(raw)):
-        try:
-            return raw.decode(name)
-        except (UnicodeDecodeError, LookupError):
-            continue
-    return None
-
-
-def _lines(piece: Piece, stream: Any, max_bytes: int) -> Iterator[tuple[int, bytes | Rejected]]:
+def _lines(piece: Piece, stream: io.BufferedIOBase, max_bytes: int) -> Iterator[tuple[int, bytes | Rejected]]:
     """Lines that begin in the piece's range, each with its first byte's position."""
     position = piece.start
+    end = piece.end if piece.end is not None else 1 << 62
     if position:
         stream.seek(position - 1)
-        position += _skip_line(stream) - 1  # the line that began before is the range before's
-    while piece.end is None or position < piece.end:
+        position += _skip_line(stream, end - position + 1) - 1  # the line that began before is the range before's
+    while position < end:
         try:
             line = stream.readline(max_bytes + 1)
-            more = _skip_line(stream) if len(line) > max_bytes and not line.endswith(b"\n") else 0
-        except OSError as error:
-            yield position, Rejected(piece.uri, position, _why(error))
+            whole = len(line) <= max_bytes or line.endswith(b"\n")
+            more = 0 if whole else _skip_line(stream, end - position - len(line))
+        except Damaged:
+            yield position, Rejected(piece.uri, position, DAMAGED)
             return
         if not line:
             return
-        if more or len(line) > max_bytes + 1:
+        if not whole:
             yield position, Rejected(piece.uri, position, f"a line of more than {max_bytes >> 20} MB")
         elif line.strip():
             yield position, line
         position += len(line) + more
 
 
-def _skip_line(stream: Any) -> int:
-    """Reads to the end of the line; how many bytes that was."""
+def _skip_line(stream: io.BufferedIOBase, most: int) -> int:
+    """Reads to the end of the line, or so many bytes; how many that was."""
     skipped = 0
-    while part := stream.readline(_BUFFER):
+    while skipped < most and (part := stream.readline(min(_BUFFER, most - skipped))):
         skipped += len(part)
         if part.endswith(b"\n"):
             break
@@ -132,21 +132,16 @@ def _skip_line(stream: Any) -> int:
 
 
 def _json_line(
-    piece: Piece, position: int, line: bytes | Rejected, encoding: str, columns: Mapping[str, str]
-) -> Iterator[Found | Rejected]:
-    if isinstance(line, Rejected):
-        yield line
-        return
-    text = decode(line.removeprefix(codecs.BOM_UTF8), encoding)
+    piece: Piece, position: int, line: bytes, encodings: list[str], columns: Mapping[str, str]
+) -> Found | Rejected:
+    text = decode(line, *encodings)
     if text is None:
-        yield Rejected(piece.uri, position, "bytes of no known encoding")
-        return
+        return Rejected(piece.uri, position, _UNKNOWN_ENCODING)
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        yield Rejected(piece.uri, position, "not JSON")
-        return
-    yield _row(piece, position, value, columns)
+        return Rejected(piece.uri, position, "not JSON")
+    return _row(piece, position, value, columns)
 
 
 def _row(piece: Piece, position: int, value: Any, columns: Mapping[str, str]) -> Found | Rejected:
@@ -156,156 +151,210 @@ def _row(piece: Piece, position: int, value: Any, columns: Mapping[str, str]) ->
     if not isinstance(text, str):
         return Rejected(piece.uri, position, f"{columns.get('text', 'text')} is missing or no text")
     named = {"id": "id"} | {key: name for key, name in columns.items() if key != "text"}
-    said = {key: value[name] for key, name in named.items() if value.get(name) is not None}
-    return Found(position, text, {key: str(what) for key, what in said.items() if isinstance(what, (str, int))})
+    said = {key: str(value[name]) for key, name in named.items() if isinstance(value.get(name), (str, int))}
+    # Halves of characters, which JSON may hold, can't be written.
+    return Found(position, text, {key: what.encode("utf-8", "replace").decode() for key, what in said.items()})
 
 
-def _parquet(piece: Piece, columns: Mapping[str, str]) -> Iterator[Found | Rejected]:
-    position = 0
-    try:
-        with Place(piece.uri).open() as raw, pq.ParquetFile(raw) as file:
-            wanted = [*columns.values(), "text", "content", "id"]
-            names = [name for name in dict.fromkeys(wanted) if name in file.schema_arrow.names]
-            for batch in file.iter_batches(batch_size=_ROWS, columns=names):
-                for row in batch.to_pylist():
-                    yield _row(piece, position, row, columns)
-                    position += 1
-    except (OSError, pa.ArrowException) as error:
-        yield Rejected(piece.uri, position, _why(error))
-
-
-def _whole(
-    piece: Piece, stream: Any, encoding: str, columns: Mapping[str, str], max_bytes: int
+def _parquet(
+    piece: Piece, raw: pa.NativeFile, columns: Mapping[str, str], max_bytes: int
 ) -> Iterator[Found | Rejected]:
-    """A file that is one document, or one JSON value."""
+    watched = Watched(raw)
+    begin = 0
     try:
-        raw = stream.read(max_bytes + 1)
-    except OSError as error:
-        yield Rejected(piece.uri, 0, _why(error))
-        return
+        with pq.ParquetFile(pa.PythonFile(watched, mode="r")) as file:
+            for number in range(file.num_row_groups):
+                yield from _row_group(piece, file, number, begin, watched, columns, max_bytes)
+                begin += file.metadata.row_group(number).num_rows
+    except (OSError, pa.ArrowException, UnicodeDecodeError):  # names of columns, too
+        watched.check()
+        yield Rejected(piece.uri, begin, DAMAGED)
+
+
+def _row_group(
+    piece: Piece,
+    file: pq.ParquetFile,
+    number: int,
+    begin: int,
+    watched: Watched,
+    columns: Mapping[str, str],
+    max_bytes: int,
+) -> Iterator[Found | Rejected]:
+    position = begin
+    group = file.metadata.row_group(number)
+    rows = max(1, min(_ROWS, _BATCH_BYTES * group.num_rows // max(1, group.total_byte_size)))
+    names = {*columns.values(), "text", "content", "id"}.intersection(file.schema_arrow.names)
+    try:
+        for batch in file.iter_batches(batch_size=rows, row_groups=[number], columns=sorted(names)):
+            for row in range(batch.num_rows):
+                yield _parquet_row(piece, position, batch.slice(row, 1), columns, max_bytes)
+                position += 1
+    except (OSError, pa.ArrowException):
+        watched.check()
+        yield Rejected(piece.uri, position, DAMAGED)
+
+
+def _parquet_row(
+    piece: Piece, position: int, row: pa.RecordBatch, columns: Mapping[str, str], max_bytes: int
+) -> Found | Rejected:
+    try:
+        (value,) = row.to_pylist()
+    except UnicodeDecodeError:
+        return Rejected(piece.uri, position, _UNKNOWN_ENCODING)
+    if sum(len(what) for what in value.values() if isinstance(what, str)) > max_bytes:
+        return Rejected(piece.uri, position, f"a row of more than {max_bytes >> 20} MB")
+    return _row(piece, position, value, columns)
+
+
+def _read(stream: io.BufferedIOBase, max_bytes: int) -> tuple[bytes, bool]:
+    """The file, or a byte more than is permitted; whether it is damaged after that."""
+    raw = bytearray()
+    try:
+        while len(raw) <= max_bytes and (part := stream.read1(min(_BUFFER, max_bytes + 1 - len(raw)))):
+            raw += part
+    except Damaged:
+        return bytes(raw), True
+    return bytes(raw), False
+
+
+def _whole(piece: Piece, stream: io.BufferedIOBase, encodings: list[str], max_bytes: int) -> Iterator[Found | Rejected]:
+    raw, damaged = _read(stream, max_bytes)
     if len(raw) > max_bytes:
-        advice = "; write it as JSONL" if piece.form == "json" else ""
-        yield Rejected(piece.uri, 0, f"a file of more than {max_bytes >> 20} MB{advice}")
+        yield Rejected(piece.uri, 0, f"a file of more than {max_bytes >> 20} MB")
         return
-    if piece.form == "html":
-        yield _html(piece.uri, 0, raw, None if encoding == "auto" else encoding)
-        return
-    text = decode(raw.removeprefix(codecs.BOM_UTF8), encoding)
-    if text is None:
-        yield Rejected(piece.uri, 0, "bytes of no known encoding")
-    elif piece.form == "text":
-        yield Found(0, text)
-    else:
-        yield from _json_file(piece, text, columns)
+    if raw or not damaged:
+        yield _text(piece, 0, raw, encodings)
+    if damaged:
+        yield Rejected(piece.uri, len(raw), DAMAGED)
 
 
-def _json_file(piece: Piece, text: str, columns: Mapping[str, str]) -> Iterator[Found | Rejected]:
+def _json_file(
+    piece: Piece, stream: io.BufferedIOBase, encodings: list[str], columns: Mapping[str, str], max_bytes: int
+) -> Iterator[Found | Rejected]:
     """A list of rows, one row, or a row a line under another name."""
+    raw, damaged = _read(stream, max_bytes)
+    text = decode(raw, *encodings) if len(raw) <= max_bytes else None
+    if text is None:
+        why = f"a file of more than {max_bytes >> 20} MB; write it as JSONL"
+        yield Rejected(piece.uri, 0, why if len(raw) > max_bytes else _UNKNOWN_ENCODING)
+        return
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
-        position = 0
-        for line in text.splitlines(keepends=True):
-            if line.strip():
-                yield from _json_line(piece, position, line.encode("utf-8", "surrogatepass"), "utf-8", columns)
-            position += len(line)
+        if text.lstrip().startswith("["):
+            yield from _broken_list(piece, text, columns, DAMAGED if damaged else "not JSON from here on")
+            return
+        for position, line in _lines(piece, io.BytesIO(raw), max_bytes):
+            yield line if isinstance(line, Rejected) else _json_line(piece, position, line, encodings, columns)
+        if damaged:
+            yield Rejected(piece.uri, len(raw), DAMAGED)
         return
     for number, value in enumerate(values if isinstance(values, list) else [values]):
         yield _row(piece, number, value, columns)
 
 
-def _plain(piece: Piece, stream: Any, encoding: str, max_bytes: int) -> Iterator[Found | Rejected]:
+def _broken_list(piece: Piece, text: str, columns: Mapping[str, str], why: str) -> Iterator[Found | Rejected]:
+    """The rows before the fault."""
+    decoder = json.JSONDecoder()
+    at = text.index("[") + 1
+    for number in itertools.count():
+        try:
+            value, at = decoder.raw_decode(text, _BETWEEN.match(text, at).end())  # type: ignore[union-attr]
+        except (ValueError, RecursionError):
+            yield Rejected(piece.uri, number, why)
+            return
+        yield _row(piece, number, value, columns)
+
+
+def _plain(piece: Piece, stream: io.BufferedIOBase, encodings: list[str], max_bytes: int) -> Iterator[Found | Rejected]:
     """Lines, or paragraphs between empty lines."""
-    if encoding.startswith("utf-16"):
-        text = decode(stream.read(max_bytes), encoding)
-        stream, encoding = io.BytesIO((text or "").encode("utf-8", "replace")), "utf-8"
-    paragraph: list[bytes] = []
+    lines: list[bytes] = []
     begin = expected = piece.start
+    size = 0
+
+    def paragraph() -> Found | Rejected:
+        if size > max_bytes + 1:  # the line end
+            return Rejected(piece.uri, begin, f"a paragraph of more than {max_bytes >> 20} MB")
+        return _text(piece, begin, b"".join(lines), encodings)
+
     for position, line in _lines(piece, stream, max_bytes):
-        apart = position != expected or piece.plain == "lines"
-        if paragraph and (apart or isinstance(line, Rejected)):
-            yield _text(piece, begin, b"".join(paragraph), encoding)
-            paragraph = []
+        if size and (isinstance(line, Rejected) or position != expected or piece.plain == "lines"):
+            yield paragraph()
+            lines, size = [], 0
         if isinstance(line, Rejected):
             yield line
             continue
-        begin = begin if paragraph else position
+        begin = begin if size else position
+        size += len(line)
         expected = position + len(line)
-        paragraph.append(line)
-        if sum(map(len, paragraph)) > max_bytes:
-            yield Rejected(piece.uri, begin, f"a paragraph of more than {max_bytes >> 20} MB")
-            paragraph = []
-    if paragraph:
-        yield _text(piece, begin, b"".join(paragraph), encoding)
+        if size <= max_bytes + 1:
+            lines.append(line)
+    if size:
+        yield paragraph()
 
 
-def _text(piece: Piece, position: int, raw: bytes, encoding: str) -> Found | Rejected:
-    text = decode(raw.removeprefix(codecs.BOM_UTF8), encoding)
-    return Rejected(piece.uri, position, "bytes of no known encoding") if text is None else Found(position, text)
+def _text(piece: Piece, position: int, raw: bytes, encodings: list[str]) -> Found | Rejected:
+    text = decode(raw, *encodings)
+    return Rejected(piece.uri, position, _UNKNOWN_ENCODING) if text is None else Found(position, text)
 
 
-def _html(uri: str, position: int, raw: bytes, charset: str | None) -> Found | Rejected:
-    from resiliparse.extract.html2text import extract_plain_text
-    from resiliparse.parse.encoding import bytes_to_str, detect_encoding
-
-    name = charset or detect_encoding(raw, from_html_meta=True) or "utf-8"
-    text = extract_plain_text(bytes_to_str(raw, name, fallback_encodings=("utf-8", "gb18030")), main_content=True)
-    return Found(position, text) if text.strip() else Rejected(uri, position, "the page holds no text")
-
-
-def _warc(piece: Piece, stream: Any, max_bytes: int) -> Iterator[Found | Rejected]:
-    """Texts of conversion records (WET), pages of responses; other records aren't documents."""
-    from fastwarc.warc import ArchiveIterator, WarcRecordType
-
-    number = 0
-    kinds = WarcRecordType.conversion | WarcRecordType.response
-    try:
-        for number, record in enumerate(ArchiveIterator(_Counted(stream), record_types=kinds, parse_http=True)):
-            declared = int(record.headers.get("Content-Length") or 0)
-            if declared > max_bytes:
-                yield Rejected(piece.uri, number, f"a record of more than {max_bytes >> 20} MB")
-                continue
-            headers = 0 if not record.is_http else declared - record.content_length
-            raw = record.reader.read(max_bytes)
-            if headers + len(raw) < declared:
-                yield Rejected(piece.uri, number, _CUT_OFF)
-                return
-            yield _record(piece, number, record, raw)
-    except (OSError, ValueError) as error:  # what its bytes hold is anybody's
-        yield Rejected(piece.uri, number, _why(error))
+def _html_file(piece: Piece, stream: io.BufferedIOBase, encoding: str, max_bytes: int) -> Iterator[Found | Rejected]:
+    raw, damaged = _read(stream, max_bytes)
+    if len(raw) > max_bytes:
+        yield Rejected(piece.uri, 0, f"a file of more than {max_bytes >> 20} MB")
         return
-    if stream.read(1):
-        yield Rejected(piece.uri, number, _CUT_OFF)
+    if raw or not damaged:
+        yield _html(piece.uri, 0, raw, None if encoding == "auto" else encoding, {})
+    if damaged:
+        yield Rejected(piece.uri, len(raw), DAMAGED)
 
 
-class _Counted:
-    """A stream that knows where it is, though what it unpacks doesn't."""
+def _html(uri: str, position: int, raw: bytes, charset: str | None, said: Mapping[str, str]) -> Found | Rejected:
+    from resiliparse.extract.html2text import extract_plain_text
+    from resiliparse.parse.encoding import detect_encoding
 
-    def __init__(self, stream: Any) -> None:
-        self._stream, self._position = stream, 0
-
-    def read(self, size: int = -1) -> bytes:
-        part: bytes = self._stream.read(size)
-        self._position += len(part)
-        return part
-
-    def tell(self) -> int:
-        return self._position
+    named = detect_encoding(raw, from_html_meta=True)
+    if named == detect_encoding(raw):  # what the page says, or else a guess, for which we have a better one
+        named = encoding_of(raw)
+    text = decode(raw, *filter(None, ("utf-8", charset or text_encoding(named))))
+    if text is None:
+        return Rejected(uri, position, _UNKNOWN_ENCODING)
+    text = extract_plain_text(text, main_content=not _is_deep(text))
+    return Found(position, text, said) if text.strip() else Rejected(uri, position, NO_TEXT)
 
 
-def _record(piece: Piece, number: int, record: Any, raw: bytes) -> Found | Rejected:
-    uri = record.headers.get("WARC-Target-URI")
+def _is_deep(html: str) -> bool:
+    """Whether the page is nested so that it would take minutes to find its main part."""
+    depth = 0
+    for tag in _BLOCK.finditer(html):
+        depth = max(0, depth + (-1 if tag.group(1) else 1))
+        if depth > _DEEPEST:
+            return True
+    return False
+
+
+def _warc(piece: Piece, stream: io.BufferedIOBase, max_bytes: int) -> Iterator[Found | Rejected]:
+    """Texts of conversion records (WET), pages of responses; other records aren't documents."""
+    for number, record in enumerate(warc.records(stream, max_bytes)):
+        if isinstance(record, str):
+            yield Rejected(piece.uri, number, record)
+        else:
+            yield _record(piece, number, record, max_bytes)
+
+
+def _record(piece: Piece, number: int, record: warc.Record, max_bytes: int) -> Found | Rejected:
+    uri = record.headers.get("warc-target-uri")
     said = {"id": uri} if uri else {}
-    if record.is_http:
-        kind = record.http_content_type or "text/html"
-        if kind not in ("text/html", "application/xhtml+xml", "text/plain"):
-            return Rejected(piece.uri, number, "the response is no page")
-        if kind != "text/plain":
-            found = _html(piece.uri, number, raw, record.http_charset)
-            return found if isinstance(found, Rejected) else Found(number, found.text, said)
-    text = decode(raw, (record.http_charset if record.is_http else None) or "utf-8")
-    return Rejected(piece.uri, number, "bytes of no known encoding") if text is None else Found(number, text, said)
-
-
-def _why(error: BaseException) -> str:
-    return f"{_CUT_OFF} ({type(error).__name__})"
+    if record.headers["warc-type"] == "conversion":
+        text = decode(record.block, "utf-8")
+        return Rejected(piece.uri, number, _UNKNOWN_ENCODING) if text is None else Found(number, text, said)
+    page = warc.page(record.block, max_bytes) if record.is_http else None
+    if page is None or page.kind not in _PAGES or not page.is_success:
+        return Rejected(piece.uri, number, NO_PAGE)
+    if len(page.body) > max_bytes:
+        return Rejected(piece.uri, number, f"a page of more than {max_bytes >> 20} MB")
+    charset = text_encoding(page.charset)
+    if page.kind == "text/plain":
+        text = decode(page.body, *filter(None, ("utf-8", charset)))
+        return Rejected(piece.uri, number, _UNKNOWN_ENCODING) if text is None else Found(number, text, said)
+    return _html(piece.uri, number, page.body, charset, said)

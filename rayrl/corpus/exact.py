@@ -19,7 +19,8 @@ LINKS = pa.schema([("shard", pa.int32()), ("row", pa.int32()), ("kept_shard", pa
 
 def repeated(shards: Sequence[str], part: int, parts: int) -> pa.Table:
     """LINKS of all rows whose key came before, among the keys of one part."""
-    keys, places = [], []
+    keys = [np.empty((0, 2), dtype=np.uint64)]
+    places = [np.empty((0, 2), dtype=np.int32)]
     for number, uri in enumerate(shards):
         row = 0
         for table in read_batches(uri, ["key"], max_rows=1 << 20):

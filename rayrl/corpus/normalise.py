@@ -10,10 +10,13 @@ import re
 import unicodedata
 
 _CONTROL = "\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ufffd"
-_INVISIBLE = "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u2064\ufeff\ue000-\uf8ff\U000f0000-\U0010ffff\ud800-\udfff"
+_INVISIBLE = "\u00ad\u034f\u061c\u115f\u1160\u180e\u200b-\u200f\u202a-\u202e\u2060-\u206f\u3164\uffa0\ufeff"
+_NO_CHARACTER = "\ufff0-\uffff\ufdd0-\ufdef\ue000-\uf8ff\ud800-\udfff\U000f0000-\U0010ffff"
+_VARIANT = "\ufe00-\ufe0f\U000e0000-\U000e0fff"
+"""Marks of how the character before is drawn."""
 _SPACE = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
-_ODD = re.compile(f"[{_CONTROL}{_INVISIBLE}{_SPACE}\r\t\u0085\u2028\u2029０-９Ａ-Ｚａ-ｚ]")
-_RUNS = re.compile(r" {2,}| +\n|\n +|\n{3,}")
+_ODD = re.compile(f"[{_CONTROL}{_INVISIBLE}{_NO_CHARACTER}{_VARIANT}{_SPACE}\r\t\u0085\u2028\u2029０-９Ａ-Ｚａ-ｚ]")
+_RUNS = re.compile(r" *\n[ \n]+| +\n| {2,}")
 _BINARY = re.compile(f"[{_CONTROL}]")
 BINARY_SHARE = 0.01
 """More control and replacement characters than this are no text."""
@@ -27,15 +30,12 @@ def is_binary(text: str) -> bool:
 
 def normalise(text: str) -> str:
     """The text without what readers can't see. Example: "体温　３８.５\\u200b℃ \\r\\n" -> "体温 38.5℃" """
-    if not unicodedata.is_normalized("NFC", text):
-        text = unicodedata.normalize("NFC", text)
     if _ODD.search(text):
         text = _ODD.sub(_plain, text.replace("\r\n", "\n"))
-    if _RUNS.search(text):
-        text = _RUNS.sub(_short, text)
-        if _RUNS.search(text):  # lines that were only spaces
-            text = _RUNS.sub(_short, text)
-    return text.strip()
+    # Afterwards, since an accent may have stood behind something invisible.
+    if not unicodedata.is_normalized("NFC", text):
+        text = unicodedata.normalize("NFC", text)
+    return _RUNS.sub(_short, text).strip()
 
 
 def text_key(text: str) -> bytes:
@@ -46,7 +46,7 @@ def text_key(text: str) -> bytes:
 
 def _plain(found: re.Match[str]) -> str:
     character = found.group()
-    if character in "\r\u0085\u2028\u2029":
+    if character in "\r\x0b\x0c\u0085\u2028\u2029":
         return "\n"
     if character == "\t" or character.isspace():
         return " "

@@ -5,7 +5,6 @@ A task depends on the files' names and sizes alone, so that a run that goes on, 
 
 from __future__ import annotations
 
-import codecs
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from itertools import pairwise
 from typing import Literal
 
 from rayrl.config.corpus import CorpusSourceConfig
+from rayrl.corpus.encoding import has_wide_mark, is_wide
 from rayrl.data.storage import Entry, Place
 from rayrl.errors import UserError
 
@@ -47,6 +47,8 @@ class Piece:
     start: int = 0
     end: int | None = None
     plain: Plain = "whole"
+    name: str = ""
+    """The file's place in its source, wherever that lies."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +67,13 @@ def list_pieces(sources: Sequence[CorpusSourceConfig], task_bytes: int) -> Listi
     tasks: list[list[Piece]] = []
     skipped: dict[str, Counter[str]] = {}
     for number, source in enumerate(sources):
-        room = 0
-        found, skipped[source.name] = _files(source)
+        room = -1  # a source begins a task
+        root = Place.of(source.path)
+        found, skipped[source.name] = _files(source, root)
         for entry, form, codec, plain in found:
             entries.append(entry)
-            for piece, size in _cut(Piece(number, entry.uri, form, codec, plain=plain), entry.size, task_bytes):
+            whole = Piece(number, entry.uri, form, codec, plain=plain, name=_inside(root, entry.uri))
+            for piece, size in _cut(whole, entry.size, task_bytes, source.encoding):
                 if size > room:
                     tasks.append([])
                     room = task_bytes
@@ -78,10 +82,11 @@ def list_pieces(sources: Sequence[CorpusSourceConfig], task_bytes: int) -> Listi
     return Listing(entries, tasks, {name: count for name, count in skipped.items() if count})
 
 
-def _files(source: CorpusSourceConfig) -> tuple[list[tuple[Entry, Form, str | None, Plain]], Counter[str]]:
+def _files(
+    source: CorpusSourceConfig, place: Place
+) -> tuple[list[tuple[Entry, Form, str | None, Plain]], Counter[str]]:
     """(file, form, codec, how plain text is taken) of those that are text; extensions of those that aren't."""
     try:
-        place = Place.of(source.path)
         single = place.is_file()
         listed = [place.entry()] if single else place.files(recursive=True)
     except OSError as error:
@@ -90,7 +95,7 @@ def _files(source: CorpusSourceConfig) -> tuple[list[tuple[Entry, Form, str | No
     found: list[tuple[Entry, Form, str | None, Plain]] = []
     other: Counter[str] = Counter()
     for entry in listed:
-        name = entry.uri.partition("?")[0].rsplit("/", 1)[-1]
+        name = Place(entry.uri).name
         form, codec, suffix = form_of(name)
         if form is None or name in NOT_TEXT:
             other[suffix or "no extension"] += 1
@@ -115,16 +120,27 @@ def form_of(name: str) -> tuple[Form | None, str | None, str]:
     return FORMS.get(suffix), codec, suffix + packed
 
 
-def _cut(piece: Piece, size: int, task_bytes: int) -> list[tuple[Piece, int]]:
+def _cut(piece: Piece, size: int, task_bytes: int, encoding: str) -> list[tuple[Piece, int]]:
     """The piece in ranges where its lines can be found from anywhere; else whole. With the bytes of each."""
     by_lines = piece.form == "jsonl" or (piece.form == "text" and piece.plain == "lines")
-    if not by_lines or piece.codec is not None or size <= task_bytes or _is_utf16(piece.uri):
+    if not by_lines or piece.codec is not None or size <= task_bytes or _is_wide(piece.uri, encoding):
         return [(piece, size)]
     ends = [*range(task_bytes, size, task_bytes), size]
     return [(replace(piece, start=start, end=end), end - start) for start, end in pairwise([0, *ends])]
 
 
-def _is_utf16(uri: str) -> bool:
-    """Whether a line feed may be another byte's half."""
-    with Place(uri).open() as stream:
-        return bytes(stream.read(2)) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+def _inside(root: Place, uri: str) -> str:
+    """The file's path from the source's folder on; its name, where it is the source. Example: "2024/a.jsonl\""""
+    file = Place(uri)
+    return file.plain.removeprefix(root.plain).strip("/") or file.name
+
+
+def _is_wide(uri: str, encoding: str) -> bool:
+    """Whether a line feed may be another character's part."""
+    if encoding != "auto":
+        return is_wide(encoding)
+    try:
+        with Place(uri).open() as stream:
+            return has_wide_mark(bytes(stream.read(4)))
+    except OSError as error:
+        raise UserError(f"{uri} can't be read: {error}") from error

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rayrl.config.corpus import CorpusSourceConfig, ReadConfig
-from rayrl.corpus.containers import Found, contents
+from rayrl.corpus.containers import NO_FAULT, Found, contents
 from rayrl.corpus.language import UNKNOWN, identify
 from rayrl.corpus.normalise import is_binary, normalise, text_key
 from rayrl.corpus.pieces import Piece
@@ -23,32 +23,30 @@ class Reader:
 
     def __init__(self, sources: Sequence[CorpusSourceConfig], config: ReadConfig) -> None:
         self._sources, self._config = sources, config
-        # Here and in workers alike, whatever the working directory.
-        self._roots = [Place.of(source.path).uri.partition("?")[0] for source in sources]
 
     def __call__(self, pieces: Sequence[Piece]) -> Iterator[tuple[Any, Result]]:
         """(every document of a batch, those that are kept), batch by batch in the order of the pieces."""
         rows: list[dict[str, Any]] = []
         rejected: list[Rejected] = []
+        notes: Counter[str] = Counter()
         chars = 0
         for piece in pieces:
             source = self._sources[piece.source]
             found = contents(piece, source.encoding, source.columns, self._config.max_row_mb << 20)
             for one in found:
-                if isinstance(one, Found):
-                    row = self._row(piece, one)
-                    if isinstance(row, dict):
-                        rows.append(row)
-                        chars += len(row["text"])
-                    else:
-                        rejected.append(row)
+                row = self._row(piece, one) if isinstance(one, Found) else one
+                if isinstance(row, dict):
+                    rows.append(row)
+                    chars += len(row["text"])
+                elif row.reason in NO_FAULT:
+                    notes[row.reason] += 1
                 else:
-                    rejected.append(one)
-                if len(rows) >= BATCH_ROWS or chars >= BATCH_CHARS:
-                    yield self._batch(rows, rejected)
-                    rows, rejected, chars = [], [], 0
-        if rows or rejected:
-            yield self._batch(rows, rejected)
+                    rejected.append(row)
+                if max(len(rows), len(rejected)) >= BATCH_ROWS or chars >= BATCH_CHARS:
+                    yield self._batch(rows, rejected, notes)
+                    rows, rejected, notes, chars = [], [], Counter(), 0
+        if rows or rejected or notes:
+            yield self._batch(rows, rejected, notes)
 
     def _row(self, piece: Piece, found: Found) -> dict[str, Any] | Rejected:
         if is_binary(found.text):
@@ -56,7 +54,8 @@ class Reader:
         source, said = self._sources[piece.source], found.columns
         text = found.text if "title" not in said else f"{said['title']}\n{found.text}"
         text = normalise(text)
-        name = self._name(piece, found.position)
+        # Unique in the corpus.
+        name = f"{source.name}/{piece.name or Place(piece.uri).name}#{found.position}"
         language = said.get("language") or (source.language if source.language != "auto" else identify(text))
         return {
             "id": name,
@@ -71,14 +70,8 @@ class Reader:
             "key": text_key(text),
         }
 
-    def _name(self, piece: Piece, position: int) -> str:
-        """Unique in the corpus: the source, the file's place in it, where the document begins."""
-        path = piece.uri.partition("?")[0]
-        inside = path.removeprefix(self._roots[piece.source]).strip("/") or path.rsplit("/", 1)[-1]
-        return f"{self._sources[piece.source].name}/{inside}#{position}"
-
-    def _batch(self, rows: list[dict[str, Any]], rejected: list[Rejected]) -> tuple[Any, Result]:
+    def _batch(self, rows: list[dict[str, Any]], rejected: list[Rejected], notes: Counter[str]) -> tuple[Any, Result]:
         table = texts(rows)
         least = self._config.min_chars
         kept = keep(table, ["too short" if len(row["text"]) < least else None for row in rows])
-        return table, Result(kept.table, kept.dropped, rejected, notes=Counter(rejected=len(rejected)))
+        return table, Result(kept.table, kept.dropped, rejected, notes=Counter({**notes, "rejected": len(rejected)}))

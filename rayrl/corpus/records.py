@@ -6,7 +6,8 @@ TEXT, a row each of the stages read to decontaminate:
     own_id            what the row itself is called, or the address of the page
     text              what it is about; before, after: its neighbour sentences, which are there for context only
     source, genre     as the configuration or the row says;  language: `zh`, `zh-Hant`, `en`, ... or `und`
-    file, position    where it was read: byte of the (unpacked) file, row of a table, number of a record
+    file, position    where it was read: byte of the (unpacked) file, row of a table, number of a record; of UTF-16
+                      the byte that it would be in UTF-8
     key               16 bytes, equal for texts that are the same but for spacing and case
     density, hits     share of domain words, and those found most
     quality           probability of being good text, by the trained classifier

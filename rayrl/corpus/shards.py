@@ -65,8 +65,8 @@ class ShardWriter:
         if kind is not None:
             self._open.__exit__(kind, error, where)
             return
-        self._flush()
-        self._close()
+        with self._open:
+            self._flush()
 
     def _flush(self) -> None:
         if not self._waiting:
