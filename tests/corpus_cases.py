@@ -25,45 +25,24 @@ import yaml
 ASSETS = Path(__file__).parents[1] / "rayrl" / "assets"
 COMMAND = str(Path(sys.executable).with_name("rayrl"))
 STAGES = ("read", "extract", "segment", "clean", "dedup", "decontaminate", "unify", "check")
-GENERAL = (
-    "The train to the coast leaves at nine, and the tickets are sold at the counter beside the old clock tower.",
-    "昨天我们去看了一场足球比赛，天气很好，球场里坐满了人，大家都玩得很开心。",
-    "She painted the fence white, planted roses along the path and read in the garden until the evening.",
-    "这家餐厅的面条很好吃，服务员也很热情，价格不贵，下次还会再来。",
-)
-ADVERT = "特价优惠！高血压降压神茶，包邮到家，订购电话：13812345678，微信 jiangya888，仅售198元，欢迎来电咨询。"
 EXAM = "下列哪一种药物是治疗过敏性休克时应当首先使用的抢救药物？"
 
 
-def texts(number: int, seed: int) -> list[str]:
-    """Medical texts in Chinese and English, some general ones and adverts among them."""
-    rng = random.Random(f"corpus {seed}")
-    answers = []
-    for name in ("sft_doctor_en", "sft_doctor_zh", "sft_distilled_en", "sft_distilled_zh"):
-        for line in (ASSETS / f"{name}.jsonl").read_text(encoding="utf-8").splitlines():
-            answers.append("\n".join(turn["content"] for turn in json.loads(line)["messages"]))
-    found = []
-    for i in range(number):
-        kind = rng.random()
-        if kind < 0.15:
-            found.append(f"{rng.choice(GENERAL)} ({i})")
-        elif kind < 0.2:
-            found.append(f"{ADVERT} 编号{i}")
-        elif kind < 0.25 and found:
-            found.append(_edited(rng.choice(found), rng))
-        elif kind < 0.27:
-            found.append(f"复习题第{i}题：{EXAM} 高血压患者和糖尿病患者需要注意什么，请结合病例说明。")
-        else:
-            found.append("\n".join(rng.sample(answers, rng.randint(1, 4))))
-    return found
+def sample(number: int, seed: int = 0) -> list[dict[str, str]]:
+    """Rows of the package's little corpus, in an order by the seed: `text`, `genre`, `source`."""
+    lines = (ASSETS / "corpus_sample.jsonl").read_text(encoding="utf-8").split("\n")
+    rows = [json.loads(line) for line in lines if line]
+    random.Random(seed).shuffle(rows)
+    return rows[:number]
 
 
 def write_corpus(folder: Path, number: int = 400, seed: int = 0) -> None:
     """JSONL (two files, one in gz), text, HTML in GBK, and a WET archive; a bad line and a cut archive among them."""
     folder.mkdir(parents=True, exist_ok=True)
-    found = texts(number, seed)
+    taken = sample(number, seed)
+    found = [row["text"] for row in taken]
     part = number // 4
-    rows = [json.dumps({"text": text, "genre": "consultation"}, ensure_ascii=False) for text in found[: 2 * part]]
+    rows = [json.dumps({"text": row["text"], "genre": row["genre"]}, ensure_ascii=False) for row in taken[: 2 * part]]
     rows.insert(7, '{"text": "cut off')
     (folder / "a.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     packed = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in found[2 * part : 3 * part])
@@ -88,17 +67,12 @@ def write_corpus(folder: Path, number: int = 400, seed: int = 0) -> None:
 
 def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: Path) -> None:
     """A configuration with every stage; shards so small that each has several tasks."""
-    lexicon = path.with_name("lexicon_zh.txt")
-    words = (
-        "血压 高血压 头痛 发烧 咳嗽 医院 检查 疼痛 症状 药物 治疗 糖尿病 患者 过敏 感染 服用 出血 医生 胸痛 恶心 呕吐"
-    )
-    lexicon.write_text("\n".join(words.split()) + "\n高血压\n", encoding="utf-8")
     labels = path.with_name("labels.jsonl")
-    rows = [(text, "bad" if text[:20] in ADVERT or _general(text) else "good") for text in texts(300, 1)]
-    labels.write_text(
-        "".join(json.dumps({"text": text, "label": label}, ensure_ascii=False) + "\n" for text, label in rows),
-        encoding="utf-8",
-    )
+    rows = [
+        {"text": row["text"], "label": "good" if row["source"].startswith("medical") else "bad"}
+        for row in sample(300, 1)
+    ]
+    labels.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     exams = path.with_name("exams.jsonl")
     exams.write_text(json.dumps({"question": EXAM}, ensure_ascii=False) + "\n", encoding="utf-8")
     config = {
@@ -107,7 +81,7 @@ def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: P
         "max_rejected_fraction": 0.1,
         "read": {"split_mb": 0.04, "shard_mb": 0.04},
         "extract": {
-            "lexicons": [{"path": str(lexicon)}, {"path": "medical-en"}],
+            "lexicons": [{"path": "medical-zh"}, {"path": "medical-en"}],
             "thresholds": {"en": 0.03},
         },
         "segment": {"max_chars": 300},
@@ -227,14 +201,3 @@ def kill_a_worker(process: subprocess.Popen[str], rng: random.Random) -> str | N
     except psutil.NoSuchProcess:
         return None
     return name
-
-
-def _general(text: str) -> bool:
-    return any(text.startswith(one[:20]) for one in GENERAL)
-
-
-def _edited(text: str, rng: random.Random) -> str:
-    letters = list(text)
-    for at in rng.sample(range(len(letters)), max(1, len(letters) // 25)):
-        letters[at] = rng.choice(letters)
-    return "".join(letters)

@@ -75,7 +75,7 @@ def test_every_stage_counts_what_it_took_and_gave(whole: Whole) -> None:
         before = rows
     assert counts(whole.output, "clean")["dropped"]["rule: an advert's contact and price"] > 0
     assert counts(whole.output, "dedup")["dropped"]["like another text"] > 0
-    assert counts(whole.output, "decontaminate")["notes"] == {"in exam": 1}
+    assert counts(whole.output, "decontaminate")["notes"]["in exam"] > 0
     assert counts(whole.output, "check")["dropped"]["the answer departs from its text"] > 0
 
 

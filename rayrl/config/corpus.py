@@ -33,7 +33,10 @@ class CorpusSourceConfig(Strict):
     """One source of raw text (docs/corpus-read.md)."""
 
     name: str = Field(min_length=1, pattern=r"^[^\s/]+$", description="What reports and texts call it.")
-    path: str = Field(min_length=1, description="A file or folder: local, `s3://`, `gs://` or `hdfs://`.")
+    path: str = Field(
+        min_length=1,
+        description="A file or folder: local, `s3://`, `gs://` or `hdfs://`; or the built-in `corpus-sample`.",
+    )
     genre: str = Field("web", description="Kind of text, such as `web`, `book`, `encyclopedia`, `literature`.")
     language: str = Field("auto", description="`auto` identifies each text's; otherwise what all of it is in.")
     encoding: str = Field(
@@ -101,7 +104,8 @@ class LexiconConfig(Strict):
     path: str = Field(
         min_length=1,
         description="UTF-8, a term a line, if wanted with a tab and its weight; `#` begins a comment. `*itis` stands "
-        "for all words with that end, `cardio*` for all with that beginning. Or a built-in list (`medical-en`).",
+        "for all words with that end, `cardio*` for all with that beginning. Or a built-in list (`medical-en`, "
+        "`medical-zh`).",
     )
     weight: PositiveFloat = Field(1.0, description="Of its terms that have none of their own.")
 
@@ -132,7 +136,7 @@ class RulesConfig(Strict):
     """What a text's form may not be."""
 
     min_chars: PositiveInt = Field(15, description="A shorter segment is dropped.")
-    min_letters_share: float = Field(0.5, ge=0, le=1, description="Least share of letters among what isn't space.")
+    min_letters_share: float = Field(0.4, ge=0, le=1, description="Least share of letters among what isn't space.")
     sentence_by_chars: PositiveInt = Field(200, description="A longer segment must end a sentence somewhere.")
     max_repeated_share: float = Field(
         0.3,
@@ -245,8 +249,14 @@ class DecontaminateConfig(Strict):
     """Texts that hold evaluation questions."""
 
     sets: list[EvaluationSetConfig] = Field(min_length=1, description="Evaluation sets.")
-    ngram: PositiveInt = Field(10, description="Units (Chinese characters, words) of a sequence that is looked for.")
-    least_units: PositiveInt = Field(5, description="A shorter question isn't looked for.")
+    ngram: PositiveInt = Field(
+        10,
+        description="Units (Chinese characters, words) of a sequence that is looked for; questions of 14 to 28 units "
+        "are cut into shorter ones, so that a changed word doesn't hide them.",
+    )
+    least_units: PositiveInt = Field(
+        8, description="A shorter question isn't looked for: it may be no more than a drug's name."
+    )
     share: float = Field(
         0.5, gt=0, le=1, description="Share of a question's sequences that a text must hold to be dropped."
     )

@@ -58,7 +58,7 @@ def read_items(config: EvaluationSetConfig) -> list[Item]:
 
 
 def _rows(place: Place) -> Iterator[Any]:
-    name = place.uri.partition("?")[0]
+    name = place.plain
     if name.endswith(".parquet"):
         with place.open() as stream:
             yield from pq.read_table(stream).to_pylist()

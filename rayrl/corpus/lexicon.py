@@ -27,7 +27,8 @@ BY_CHARACTER = frozenset({"zh", "zh-Hant", "ja", "ko"})
 NOT_ENOUGH = "too few domain terms"
 MAX_WEIGHT = 100.0
 """Lists such as THUOCL's have a count in the second column, which is no weight."""
-_BUILTIN = ("medical-en",)
+BUILTIN = ("medical-en", "medical-zh")
+"""Lists in the package, by the name that stands for a path."""
 _LATIN = re.compile("[a-zà-ɏ]")
 
 
@@ -63,12 +64,12 @@ def _lines_of(path: str) -> list[str]:
     try:
         raw = (
             resources.files("rayrl").joinpath(f"assets/lexicon_{path.replace('-', '_')}.txt").read_bytes()
-            if path in _BUILTIN
+            if path in BUILTIN
             else Place.of(path).read_bytes()
         )
         text = raw.decode("utf-8-sig")
     except OSError as error:
-        raise UserError(f"lexicon {path} can't be read: {error} (built in: {', '.join(_BUILTIN)})") from error
+        raise UserError(f"lexicon {path} can't be read: {error} (built in: {', '.join(BUILTIN)})") from error
     except UnicodeDecodeError as error:
         raise UserError(f"lexicon {path} isn't UTF-8 (byte {error.start})") from error
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

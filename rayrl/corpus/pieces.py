@@ -13,6 +13,7 @@ from typing import Literal
 
 from rayrl.config.corpus import CorpusSourceConfig
 from rayrl.corpus.encoding import has_wide_mark, is_wide
+from rayrl.data.readers.files import ASSETS
 from rayrl.data.storage import Entry, Place
 from rayrl.errors import UserError
 
@@ -32,6 +33,8 @@ FORMS: dict[str, Form] = {
     ".wet": "warc",
 }
 CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
+SAMPLE = "corpus-sample"
+"""The package's own little corpus, by the name that stands for a path."""
 NOT_TEXT = frozenset({"manifest.json", "summary.json", "started.json", "dataset_info.json", "state.json"})
 
 
@@ -68,7 +71,7 @@ def list_pieces(sources: Sequence[CorpusSourceConfig], task_bytes: int) -> Listi
     skipped: dict[str, Counter[str]] = {}
     for number, source in enumerate(sources):
         room = -1  # a source begins a task
-        root = Place.of(source.path)
+        root = Place.of(ASSETS / "corpus_sample.jsonl" if source.path == SAMPLE else source.path)
         found, skipped[source.name] = _files(source, root)
         for entry, form, codec, plain in found:
             entries.append(entry)

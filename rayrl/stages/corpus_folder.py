@@ -58,7 +58,7 @@ class CorpusFolder:
 
     def shards(self) -> list[str]:
         """The finished shards, in order."""
-        return [entry.uri for entry in self.place.files() if entry.uri.partition("?")[0].endswith(".parquet")]
+        return [entry.uri for entry in self.place.files() if Place(entry.uri).name.endswith(".parquet")]
 
     def publish(self, counts: Mapping[str, Any]) -> None:
         """Writes the manifest; from here on the stage is done."""

@@ -165,7 +165,7 @@ class Stage:
             pool: by default one of plain workers; `light` ones, where they hold nothing.
         """
         phase = Phase(name, (to or self.folder.place).uri, self.folder.work.uri, self.config)
-        counted = {entry.uri.rsplit("/", 1)[-1].partition(".")[0] for entry in (self.folder.work / name).files()}
+        counted = {Place(entry.uri).name.partition(".")[0] for entry in (self.folder.work / name).files()}
         tasks = {
             number: pa.Table.from_pylist([{NUMBER: number, "payload": json.dumps(payload)}], schema=TASK)
             for number, payload in enumerate(payloads)
