@@ -79,15 +79,16 @@ def rayrl(what: str, source: Path, lexicon: Path, folder: Path) -> float:
     """The workers' own code, task by task, in this process."""
     from rayrl.config.corpus import CorpusConfig
     from rayrl.corpus.pieces import list_pieces
+    from rayrl.corpus.reader import THE_SAME
     from rayrl.data.storage import Place
     from rayrl.stages.corpus_dedup import SketchWorker
-    from rayrl.stages.corpus_read import THE_SAME, ExactWorker, ReadWorker
+    from rayrl.stages.corpus_read import ExactWorker, ReadWorker
     from rayrl.stages.corpus_simple import MAKERS
     from rayrl.stages.corpus_work import Phase, StepWorker, WithoutWorker, files_of
 
     config = CorpusConfig.model_validate(
         {
-            "sources": [{"name": "raw", "path": str(source), "encoding": "utf-8"}],
+            "sources": [{"name": "raw", "path": str(source), "encoding": "utf-8", "columns": {"language": "language"}}],
             "extract": {
                 "lexicons": [{"path": str(lexicon)}, {"path": "medical-en"}],
                 "thresholds": {"en": 0.03},
@@ -102,23 +103,22 @@ def rayrl(what: str, source: Path, lexicon: Path, folder: Path) -> float:
         return Phase(name, str(folder / name), str(folder / "work"), config)
 
     tasks = list_pieces(config.sources, int(config.read.split_mb * 2**20)).tasks
+    reader, sketch = ReadWorker(phase("documents")), SketchWorker(phase("sketches"))
+    exact, without = ExactWorker(phase("links")), WithoutWorker(phase("read"), THE_SAME, True)
+    steps = [(name, StepWorker(phase(name), *MAKERS[name])) for name in ("extract", "segment")]
     began = time.perf_counter()
-    reader = ReadWorker(phase("documents"))
     counts = [reader.do(number, [asdict(piece) for piece in pieces]) for number, pieces in enumerate(tasks)]
     shards = files_of(Place(str(folder / "documents")), counts)
     if what == "minhash":
         began = time.perf_counter()
-        sketch = SketchWorker(phase("sketches"))
         for number, shard in enumerate(shards):
             sketch.do(number, shard)
         return time.perf_counter() - began
-    ExactWorker(phase("links")).do(0, {"shards": shards, "parts": 1})
-    without = WithoutWorker(phase("read"), THE_SAME)
+    exact.do(0, {"shards": shards, "parts": 1})
     links = [str(folder / "links" / "00000.parquet")]
     counts = [without.do(number, {"shard": shard, "links": links}) for number, shard in enumerate(shards)]
     shards = files_of(Place(str(folder / "read")), counts)
-    for name in ("extract", "segment"):
-        step = StepWorker(phase(name), *MAKERS[name])
+    for name, step in steps:
         counts = [step.do(number, shard) for number, shard in enumerate(shards)]
         shards = files_of(Place(str(folder / name)), counts)
     return time.perf_counter() - began

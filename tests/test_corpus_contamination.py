@@ -30,7 +30,9 @@ TOPIC_EN = "Gum overgrowth is a well known effect of phenytoin, a drug for seizu
 
 
 def decontaminate(*questions: str, **more: object) -> Decontaminate:
-    config = DecontaminateConfig.model_validate({"sets": [{"name": "exam", "path": "exam.jsonl"}], **more})
+    config = DecontaminateConfig.model_validate(
+        {"sets": [{"name": "exam", "path": "exam.jsonl"}], "least_units": 5, **more}
+    )
     return Decontaminate(config, [Item("exam", number, question) for number, question in enumerate(questions)])
 
 

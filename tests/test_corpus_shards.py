@@ -229,7 +229,7 @@ def links(uris: list[str], parts: int) -> list[tuple[int, ...]]:
 
 
 def test_of_the_same_texts_the_first_stays(tmp_path: Path) -> None:
-    tables = [texts(rows("A b", "c", "ab", "d")), texts(rows("d", "e", "C")), texts(rows("a\tB", "e", "f"))]
+    tables = [texts(rows("A b", "c", "ab", "d")), texts(rows("d", "e", "C")), texts(rows("a\nB", "e", "f"))]
     uris = [
         str(tmp_path / name)
         for number, table in enumerate(tables)

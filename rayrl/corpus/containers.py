@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -134,6 +135,11 @@ def _skip_line(stream: io.BufferedIOBase, most: int) -> int:
 def _json_line(
     piece: Piece, position: int, line: bytes, encodings: list[str], columns: Mapping[str, str]
 ) -> Found | Rejected:
+    if encodings[0] == "utf-8":
+        try:
+            return _row(piece, position, msgspec.json.decode(line), columns)
+        except (ValueError, RecursionError):
+            pass  # Python's own reader takes more, such as half a character
     text = decode(line, *encodings)
     if text is None:
         return Rejected(piece.uri, position, _UNKNOWN_ENCODING)
@@ -152,8 +158,12 @@ def _row(piece: Piece, position: int, value: Any, columns: Mapping[str, str]) ->
         return Rejected(piece.uri, position, f"{columns.get('text', 'text')} is missing or no text")
     named = {"id": "id"} | {key: name for key, name in columns.items() if key != "text"}
     said = {key: str(value[name]) for key, name in named.items() if isinstance(value.get(name), (str, int))}
-    # Halves of characters, which JSON may hold, can't be written.
-    return Found(position, text, {key: what.encode("utf-8", "replace").decode() for key, what in said.items()})
+    return Found(position, text, {key: _whole_characters(what) for key, what in said.items()})
+
+
+def _whole_characters(text: str) -> str:
+    """Without halves of characters, which JSON may hold and no file."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
 def _parquet(

@@ -39,6 +39,6 @@ def kind_of(reply: str | None) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
-def chosen(key: bytes, share: float) -> bool:
-    """Whether a text is in the sample, by its key."""
-    return int.from_bytes(key[:8], "big") / 2**64 < share
+def chosen(name: str, share: float) -> bool:
+    """Whether a text is in the sample, by its id."""
+    return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()[:8], "big") / 2**64 < share

@@ -180,9 +180,12 @@ class Extract:
         densities, hits, reasons = [], [], []
         for text, language, genre in zip(*columns, strict=True):
             found = self._matcher.density(text, language)
-            densities.append(found.share)
-            top = sorted(found.hits.items(), key=lambda hit: (-hit[1], hit[0]))[: self._config.top_hits]
-            hits.append([{"term": term, "count": count} for term, count in top])
-            reasons.append(None if found.share >= threshold_of(language, genre, self._config) else NOT_ENOUGH)
-        table = replace(replace(table, "density", densities), "hits", pa.array(hits, HITS))
-        return keep(table, reasons)
+            enough = found.share >= threshold_of(language, genre, self._config)
+            reasons.append(None if enough else NOT_ENOUGH)
+            if enough:
+                densities.append(found.share)
+                top = sorted(found.hits.items(), key=lambda hit: (-hit[1], hit[0]))[: self._config.top_hits]
+                hits.append([{"term": term, "count": count} for term, count in top])
+        result = keep(table, reasons)
+        kept = replace(replace(result.table, "density", densities), "hits", pa.array(hits, HITS))
+        return Result(kept, result.dropped)

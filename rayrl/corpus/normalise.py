@@ -16,7 +16,7 @@ _VARIANT = "\ufe00-\ufe0f\U000e0000-\U000e0fff"
 """Marks of how the character before is drawn."""
 _SPACE = "\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000"
 _ODD = re.compile(f"[{_CONTROL}{_INVISIBLE}{_NO_CHARACTER}{_VARIANT}{_SPACE}\r\t\u0085\u2028\u2029０-９Ａ-Ｚａ-ｚ]")
-_RUNS = re.compile(r" *\n[ \n]+| +\n| {2,}")
+_SPACES, _LINES = re.compile(" {2,}"), re.compile("\n{3,}")
 _BINARY = re.compile(f"[{_CONTROL}]")
 BINARY_SHARE = 0.01
 """More control and replacement characters than this are no text."""
@@ -35,13 +35,18 @@ def normalise(text: str) -> str:
     # Afterwards, since an accent may have stood behind something invisible.
     if not unicodedata.is_normalized("NFC", text):
         text = unicodedata.normalize("NFC", text)
-    return _RUNS.sub(_short, text).strip()
+    if "  " in text:
+        text = _SPACES.sub(" ", text)
+    text = text.replace(" \n", "\n").replace("\n ", "\n")
+    if "\n\n\n" in text:
+        text = _LINES.sub("\n\n", text)
+    return text.strip()
 
 
 def text_key(text: str) -> bytes:
-    """16 bytes, equal for texts that differ in spacing and case alone."""
-    plain = "".join(text.split()).lower()
-    return hashlib.blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    """16 bytes, equal for normalised texts that differ in spaces, line ends and the case of a to z alone."""
+    plain = text.encode("utf-8", "surrogatepass").translate(None, b" \n").lower()
+    return hashlib.blake2b(plain, digest_size=16).digest()
 
 
 def _plain(found: re.Match[str]) -> str:
@@ -53,8 +58,3 @@ def _plain(found: re.Match[str]) -> str:
     if "０" <= character <= "ｚ":
         return chr(ord(character) - 0xFEE0)
     return ""
-
-
-def _short(found: re.Match[str]) -> str:
-    run = found.group()
-    return " " if "\n" not in run else "\n\n" if run.count("\n") > 1 else "\n"

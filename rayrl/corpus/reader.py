@@ -16,6 +16,7 @@ from rayrl.data.storage import Place
 
 BATCH_ROWS = 512
 BATCH_CHARS = 4_000_000
+THE_SAME = "the same as an earlier document"
 
 
 class Reader:
@@ -25,7 +26,11 @@ class Reader:
         self._sources, self._config = sources, config
 
     def __call__(self, pieces: Sequence[Piece]) -> Iterator[tuple[Any, Result]]:
-        """(every document of a batch, those that are kept), batch by batch in the order of the pieces."""
+        """(every document of a batch, those that are kept), batch by batch in the order of the pieces.
+
+        Of documents that are the same the task's first is kept; what other tasks read isn't known here.
+        """
+        self._seen: set[bytes] = set()
         rows: list[dict[str, Any]] = []
         rejected: list[Rejected] = []
         notes: Counter[str] = Counter()
@@ -72,6 +77,14 @@ class Reader:
 
     def _batch(self, rows: list[dict[str, Any]], rejected: list[Rejected], notes: Counter[str]) -> tuple[Any, Result]:
         table = texts(rows)
-        least = self._config.min_chars
-        kept = keep(table, ["too short" if len(row["text"]) < least else None for row in rows])
+        kept = keep(table, [self._why_not(row) for row in rows])
         return table, Result(kept.table, kept.dropped, rejected, notes=Counter({**notes, "rejected": len(rejected)}))
+
+    def _why_not(self, row: dict[str, Any]) -> str | None:
+        if len(row["text"]) < self._config.min_chars:
+            return "too short"
+        if self._config.duplicates == "drop":
+            if row["key"] in self._seen:
+                return THE_SAME
+            self._seen.add(row["key"])
+        return None

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 from rayrl.config.corpus import SegmentConfig
-from rayrl.corpus.normalise import text_key
-from rayrl.corpus.records import Result, replace
+from rayrl.corpus.records import Result
 from rayrl.corpus.sentences import pieces, sentences
 
 
@@ -79,14 +78,16 @@ class Segments:
                 rows.append(row)
                 names.append(f"{name}.{number}")
                 found.append(segment)
-        out = table.take(pa.array(rows, pa.int64()))
         values = {
             "id": names,
             "text": [one.text for one in found],
             "before": [one.before for one in found],
             "after": [one.after for one in found],
-            "key": [text_key(one.text) for one in found],
         }
-        for name, column in values.items():
-            out = replace(out, name, column)
-        return Result(out, notes=Counter(segments=len(found)))
+        # The rest of the row comes with each of its segments, but not the document's whole text.
+        rest = table.drop_columns(list(values)).take(pa.array(rows, pa.int64()))
+        made = [
+            pa.array(values[field.name], field.type) if field.name in values else rest[field.name]
+            for field in table.schema
+        ]
+        return Result(pa.table(made, schema=table.schema), notes=Counter(segments=len(found)))

@@ -18,7 +18,9 @@ from rayrl.data.storage import Place
 
 BATCH_ROWS = 512
 _GROUP_BYTES = 8 << 20
-_COMPRESSION = "zstd"
+_REPEATED = frozenset({"document", "own_id", "source", "genre", "language", "file", "target"})
+"""Columns worth a dictionary."""
+_COMPRESSION = "lz4"
 
 
 def read_batches(uri: str, columns: list[str] | None = None, max_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
@@ -75,7 +77,9 @@ class ShardWriter:
         if self._writer is None:
             name = f"{self._number:05d}-{len(self.names):04d}.parquet"
             stream = self._open.enter_context((self._folder / name).written())
-            self._writer = self._open.enter_context(pq.ParquetWriter(stream, self._schema, compression=_COMPRESSION))
+            repeated = [name for name in self._schema.names if name in _REPEATED]
+            writer = pq.ParquetWriter(stream, self._schema, compression=_COMPRESSION, use_dictionary=repeated)
+            self._writer = self._open.enter_context(writer)
             self.names.append(name)
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._file_bytes += self._waiting_bytes

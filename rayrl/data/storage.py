@@ -163,6 +163,15 @@ class Place:
         """Replaces the file whole. Raises OSError."""
         self.write_bytes((json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode("utf-8", "backslashreplace"))
 
+    def move(self, target: Place) -> None:
+        """Gives the file another place in the same store; nothing where it is there already and this one is gone."""
+        filesystem, path = self._where()
+        if not self.is_file() and target.is_file():
+            return
+        if target.local is not None:
+            target.local.parent.mkdir(parents=True, exist_ok=True)
+        filesystem.move(path, target._where()[1])
+
     def remove(self) -> None:
         """Removes the file or folder with all that it holds; nothing where there is none."""
         filesystem, path = self._where()

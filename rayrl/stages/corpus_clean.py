@@ -31,9 +31,9 @@ class LabelWorker(Worker):
         """`payload`: a shard's path."""
         sample = [
             row
-            for table in read_batches(payload, ["key", "text", "source"])
+            for table in read_batches(payload, ["id", "text", "source"])
             for row in table.to_pylist()
-            if chosen(row["key"], self._share)
+            if chosen(row["id"], self._share)
         ]
         kinds = [kind_of(reply) for reply in self._service.ask_batch([label_messages(row["text"]) for row in sample])]
         labelled = [

@@ -9,14 +9,11 @@ from typing import Any
 
 from rayrl.corpus.exact import ROWS_A_PART, repeated
 from rayrl.corpus.pieces import Listing, Piece
-from rayrl.corpus.reader import Reader
+from rayrl.corpus.reader import THE_SAME, Reader
 from rayrl.corpus.records import Tally
-from rayrl.corpus.shards import num_rows
 from rayrl.errors import UserError
 from rayrl.stages.corpus_folder import REJECTED
 from rayrl.stages.corpus_work import Counts, Phase, Stage, Worker, files_of, numbered, tally_of
-
-THE_SAME = "the same as an earlier document"
 
 
 class ReadWorker(Worker):
@@ -50,13 +47,14 @@ def read(stage: Stage, listing: Listing) -> Tally:
     counts = stage.phase("documents", ReadWorker, tasks, to=documents, light=True)
     _rejected(stage, counts)
     shards = files_of(documents, counts)
-    parts = -(-sum(map(num_rows, shards)) // ROWS_A_PART) or 1
+    tally = tally_of(counts)
+    parts = -(-tally.sizes["out"].total()["rows"] // ROWS_A_PART) or 1
     links = stage.work("links")
     stage.phase("exact", ExactWorker, [{"shards": shards, "parts": parts}] * parts, to=links, light=True)
-    kept = tally_of(stage.without("without", shards, numbered(links, parts), THE_SAME))
-    tally = tally_of(counts)
-    tally.sizes["out"] = kept.sizes["out"]
-    tally.dropped.update(kept.dropped)
+    for one in stage.without("without", shards, numbered(links, parts), THE_SAME, move=True):
+        changed = one["sizes"]  # of shards that were written anew
+        less = [{**row, **{key: -row[key] for key in ("rows", "chars", "bytes")}} for row in changed["in"]]
+        tally.add({**one, "sizes": {"in": [], "out": changed["out"] + less}})
     return tally
 
 

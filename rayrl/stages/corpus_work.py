@@ -109,11 +109,16 @@ class StepWorker(Worker):
 
 
 class WithoutWorker(Worker):
-    """A shard without the rows that links say are to go. `reason`: why they are."""
+    """A shard without the rows that links say are to go.
 
-    def __init__(self, phase: Phase, reason: str) -> None:
+    Args:
+        reason: why they are.
+        move: a shard that loses no row is moved, and isn't counted.
+    """
+
+    def __init__(self, phase: Phase, reason: str, move: bool) -> None:
         super().__init__(phase)
-        self._reason = reason
+        self._reason, self._move = reason, move
 
     def do(self, number: int, payload: Any) -> Counts:
         """`payload`: the shard's path, and the files of links."""
@@ -122,6 +127,10 @@ class WithoutWorker(Worker):
             with Place(uri).open() as stream:
                 links = pq.read_table(stream, filters=[("shard", "==", number)], columns=["row"])
             gone.update(links["row"].to_pylist())
+        if self._move and not gone:
+            name = f"{number:05d}-0000.parquet"
+            Place(payload["shard"]).move(self.folder / name)
+            return {**Tally().as_json(), "rejected": [], "listed": [], "files": [name]}
         return self.write_results(number, self._kept(payload["shard"], gone))
 
     def _kept(self, shard: str, gone: set[int]) -> Iterator[tuple[pa.Table, Result]]:
@@ -177,10 +186,12 @@ class Stage:
                 say(answer["bytes"])
         return [phase.counts_file(number).read_json() for number in range(len(payloads))]
 
-    def without(self, name: str, shards: Sequence[str], links: Sequence[str], reason: str) -> list[Counts]:
-        """Writes the shards without the rows that `links` (files) name."""
+    def without(
+        self, name: str, shards: Sequence[str], links: Sequence[str], reason: str, move: bool = False
+    ) -> list[Counts]:
+        """Writes the shards without the rows that `links` (files) name; `move`: see WithoutWorker."""
         payloads = [{"shard": shard, "links": list(links)} for shard in shards]
-        return self.phase(name, WithoutWorker, payloads, reason, light=True)
+        return self.phase(name, WithoutWorker, payloads, reason, move, light=True)
 
     def pool(self, name: str, light: bool = False) -> Pool:
         """Plain workers, as many as the cluster has room for."""
