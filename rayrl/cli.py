@@ -74,6 +74,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     report.add_argument("directory", metavar="DIR", type=Path, help="the run's output_dir")
     report.set_defaults(handler=_report)
 
+    compare = commands.add_parser("compare", help="put fine-tuning runs' loss curves on one page")
+    compare.add_argument("runs", metavar="NAME=DIR[+DIR]", nargs="+", help="a run, or its stages in their order")
+    compare.add_argument("--to", metavar="FILE", type=Path, default=Path("runs/comparison.html"), help="the page")
+    compare.set_defaults(handler=_compare)
+
     args, rest = parser.parse_known_args(argv)
     stray = [word for word in rest if args.handler is not _stage or word.startswith("-")]
     if stray:
@@ -168,6 +173,13 @@ def _report(args: argparse.Namespace) -> None:
         raise UserError(f"{args.directory} isn't the folder of a `rayrl ppo` run; other stages write their own reports")
 
     write_report(args.directory)
+
+
+def _compare(args: argparse.Namespace) -> None:
+    from rayrl.evaluation.compare_report import read_run, write_comparison
+
+    write_comparison([read_run(text) for text in args.runs], args.to)
+    print(f"report: {args.to}")
 
 
 def _log_to_stderr() -> None:

@@ -166,10 +166,10 @@ def start(config: Path, environ: dict[str, str], *more: str) -> subprocess.Popen
 
 
 def wait_for_stage(process: subprocess.Popen[str], folder: Path, timeout_s: float = 120) -> bool:
-    """Waits until the stage works; whether it does, and the run hasn't ended."""
+    """Waits until the stage works, or has; whether it does before the run ends."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if (folder / ".work" / "started.json").exists():
+        if (folder / ".work" / "started.json").exists() or (folder / "manifest.json").exists():
             return True
         if process.poll() is not None:
             return False

@@ -135,6 +135,12 @@ class SFTConfig(CommandConfig):
         description="`chat`: conversations, loss on the assistant's turns alone. `pretrain`: plain text, loss on every "
         "token.",
     )
+    mode: Literal["weighted", "one_stage"] = Field(
+        "weighted",
+        description="`weighted`: sources of weight w come w times an epoch, all mixed. `one_stage` (HuatuoGPT-II): "
+        "each example is drawn `epochs` (of its source) times, without replacement, with a probability in proportion "
+        "to its source's weight among those that are left, so that heavy sources come early.",
+    )
     seed: int = Field(0, ge=0, description="Order of the data, LoRA's start, dropout.")
     epochs: PositiveFloat = Field(1.0, description="Passes over the weighted sources.")
     max_steps: PositiveInt | None = Field(None, description="Optimizer steps at most.")
@@ -162,6 +168,13 @@ class SFTConfig(CommandConfig):
             raise ValueError("data.packing: virtual tokens go before every row, so p_tuning needs data.packing=false")
         if self.model.train.mode == "p_tuning" and self.model.zero_stage == 3:
             raise ValueError("model.zero_stage: p_tuning trains few parameters and isn't built for stage 3; use 0 to 2")
+        if self.mode == "one_stage" and self.epochs != 1.0:
+            raise ValueError("epochs: with mode one_stage, set `epochs` of each source instead")
+        named = [source.name for source in self.data.sources if source.epochs is not None]
+        if self.mode != "one_stage" and named:
+            raise ValueError(
+                f"data.sources.{named[0]}.epochs: only for mode one_stage; set weight or epochs of the run"
+            )
         if self.batch_size < self.model.ranks:
             raise ValueError(f"batch_size: {self.batch_size} rows leave some of {self.model.ranks} ranks without work")
         validates = bool(self.data.validation) or self.data.validation_fraction > 0

@@ -42,6 +42,9 @@ class SourceConfig(Strict):
         "unknown", description="Whether a model wrote the answers (`distilled`) or people did (`real`)."
     )
     weight: PositiveFloat = Field(1.0, description="Its weight beside the other sources.")
+    epochs: PositiveFloat | None = Field(
+        None, description="`rayrl sft` with `mode: one_stage`: how often its rows are drawn; by default once."
+    )
     encoding: str = Field(
         "auto",
         description="Of text files; `auto` tells UTF-8 (and UTF-16 with its mark) from GBK and GB18030.",

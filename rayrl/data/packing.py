@@ -91,6 +91,16 @@ def make_plan(
     return Plan(rows, batch_size, per_epoch)
 
 
+def plan_in_order(
+    order: np.ndarray, lengths: np.ndarray, *, batch_size: int, row_tokens: int | None, max_steps: int | None = None
+) -> Plan:
+    """The plan of a run over examples in a given order; `order`: int64 [E], examples may occur several times."""
+    rows = _rows(order, lengths, row_tokens)
+    if max_steps is not None:
+        rows = rows[: max_steps * batch_size]
+    return Plan(rows, batch_size, -(-len(rows) // batch_size))
+
+
 def _rows(order: np.ndarray, lengths: np.ndarray, row_tokens: int | None) -> list[Row]:
     if row_tokens is None:
         return [[int(i)] for i in order]

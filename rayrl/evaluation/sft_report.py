@@ -86,8 +86,12 @@ def _plots(summary: Mapping[str, Any], rows: Rows) -> list[Plot]:
         ),
         Plot(
             "Sources",
-            "Share of each step's counted tokens by source.",
-            [Panel("share", panel(rows, "share", {name: f"share/{name}" for name in names}).series, stacked=True)],
+            "Share of each step's counted tokens by source."
+            + (" Below: as the sampling's formula has it." if summary.get("expected_shares") else ""),
+            [
+                Panel("share", panel(rows, "share", {name: f"share/{name}" for name in names}).series, stacked=True),
+                *_expected(summary.get("expected_shares")),
+            ],
         ),
         Plot(
             "Speed",
@@ -95,6 +99,15 @@ def _plots(summary: Mapping[str, Any], rows: Rows) -> list[Plot]:
             [panel(rows, "tokens/s", {"tokens a second": "time/tokens_per_second"})],
         ),
     ]
+
+
+def _expected(shares: Mapping[str, Sequence[float]] | None) -> list[Panel]:
+    """Shares that one-stage sampling should have, by its closed form."""
+    if not shares:
+        return []
+    steps = list(shares["step"])
+    series = [Series(name, steps, list(values)) for name, values in shares.items() if name != "step"]
+    return [Panel("expected", series, stacked=True)]
 
 
 def _points(rows: Rows, name: str, key: str, start: float | None) -> list[Series]:

@@ -30,6 +30,7 @@ from rayrl.evaluation.sft_report import write_sft_report
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import check_blocks, model_config
 from rayrl.stages.sft_data import DATA, READY, DataCounts, read_counts, read_data, sft_tokenizer
+from rayrl.stages.sft_one_stage import shares_over_steps
 from rayrl.stages.sft_probe import Probe
 from rayrl.stages.sft_worker import MODEL, OUTCOME, loop, plan_of
 from rayrl.stages.train_workers import check_fits_here, run_workers, watch
@@ -62,6 +63,8 @@ def main(config_path: str) -> None:
         _say_data(counts, steps, console)
         _train(config, folder, model_path, steps, console)
         summary = _summary(config, folder, counts, steps)
+        if config.mode == "one_stage":
+            summary["expected_shares"] = shares_over_steps(config, Examples.load(folder / DATA / "train"), steps)
         (folder / "summary.json").write_text(json.dumps(summary, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_sft_report(folder)
         (folder / DATA / READY).unlink(missing_ok=True)  # first: half of it must not be taken for the whole

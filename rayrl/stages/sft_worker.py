@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import torch.distributed as dist
 
+from rayrl.algorithms.priority_sampling import priority_order
 from rayrl.config.ppo import LoggingConfig
 from rayrl.config.sft import SFTConfig
 from rayrl.data.chat import checkpoint_end_token_ids
 from rayrl.data.examples import Examples
-from rayrl.data.packing import Plan, make_plan, pack
+from rayrl.data.packing import Plan, make_plan, pack, plan_in_order
 from rayrl.errors import RunError
 from rayrl.learners.sft import SFTLearner
 from rayrl.stages.sft_data import DATA, sft_tokenizer
@@ -64,15 +65,22 @@ def loop(settings: dict[str, Any]) -> None:
 
 def plan_of(config: SFTConfig, data: Examples) -> Plan:
     """The run's rows in order."""
+    sizes = data.sizes(len(config.data.sources))
+    weights = [source.weight for source in config.data.sources]
+    row_tokens = config.data.max_tokens if config.data.packing else None
+    batch_size, max_steps = config.batch_size, config.max_steps
+    if config.mode == "one_stage":
+        order = priority_order(sizes, weights, [source.epochs or 1.0 for source in config.data.sources], config.seed)
+        return plan_in_order(order, data.lengths, batch_size=batch_size, row_tokens=row_tokens, max_steps=max_steps)
     return make_plan(
         data.lengths,
-        data.sizes(len(config.data.sources)),
-        [source.weight for source in config.data.sources],
+        sizes,
+        weights,
         epochs=config.epochs,
-        batch_size=config.batch_size,
-        row_tokens=config.data.max_tokens if config.data.packing else None,
+        batch_size=batch_size,
+        row_tokens=row_tokens,
         seed=config.seed,
-        max_steps=config.max_steps,
+        max_steps=max_steps,
     )
 
 
