@@ -43,7 +43,8 @@ def sections(model: type[Strict], path: str = "") -> Iterator[tuple[str, type[St
     for key, field in model.model_fields.items():
         inner = section_of(field.annotation)
         if inner is not None:
-            step = f"{key}.NAME" if is_list(field.annotation) else key
+            entry = "NAME" if "name" in inner.model_fields else "NUMBER"
+            step = f"{key}.{entry}" if is_list(field.annotation) else key
             yield from sections(inner, f"{path}.{step}" if path else step)
 
 

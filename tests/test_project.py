@@ -13,6 +13,7 @@ from packaging.utils import canonicalize_name
 
 from rayrl.cli import main
 from rayrl.config import yaml_text
+from rayrl.config.corpus import STAGES, CorpusConfig
 from rayrl.config.load import load, presets
 from rayrl.config.ppo import AlgorithmConfig, PPOConfig
 from rayrl.config.sources import SourceConfig
@@ -112,6 +113,42 @@ def test_the_tutorial_writes_its_rows_and_its_config_is_valid(
         changed["stages"]["feedback"] |= yaml_text.parse(rater)
         Path("loop.yaml").write_text(yaml_text.render(changed), encoding="utf-8")
         assert main(["pipeline", "loop.yaml", "--dry-run"]) == 0
+
+
+@pytest.mark.parametrize("page", ["corpus", *(f"corpus-{stage}" for stage in STAGES)])
+def test_corpus_configs_in_the_documentation_are_valid(page: str) -> None:
+    whole = yaml_text.parse(blocks("docs/corpus.md", "yaml")[0])
+    assert CorpusConfig.model_validate(whole).stages() == list(STAGES)
+    parts = blocks(f"docs/{page}.md", "yaml")
+    assert parts
+    for part in parts:
+        CorpusConfig.model_validate({**whole, **yaml_text.parse(part)})
+
+
+def test_the_corpus_tutorial_writes_its_texts_and_its_configs_are_valid(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    join_lines, sample, *others = blocks("docs/tutorial-corpus.md", "python")
+    Path("raw").mkdir()
+    pages = "Head\n\nIt may\nhurt. See\n\n1\n\fHead\n\n膝盖\n疼。\nRest\n\n2\n\fHead\n\nit.\n\nThe end.\n\n3\n\f"
+    Path("raw/a.txt").write_text(pages, encoding="utf-8")
+    exec(compile(join_lines, "join_lines.py", "exec"), {})
+    assert Path("text/a.txt").read_text(encoding="utf-8") == "It may hurt. See 膝盖疼。\nRest it.\n\nThe end."
+    exec(compile(sample, "sample.py", "exec"), {})
+    assert len(list(Path("text").iterdir())) == 401
+    for other in others:
+        compile(other, "tutorial-corpus.md", "exec")
+    first, *changes, tuning = blocks("docs/tutorial-corpus.md", "yaml")
+    config = yaml_text.parse(first)
+    for change in [{}, *map(yaml_text.parse, changes)]:
+        config |= change
+        Path("corpus.yaml").write_text(yaml_text.render(config), encoding="utf-8")
+        assert main(["corpus", "corpus.yaml", "--dry-run"]) == 0
+    assert CorpusConfig.model_validate(config).stages() == list(STAGES)
+    Path("sft.yaml").write_text(tuning, encoding="utf-8")
+    assert main(["sft", "sft.yaml", "--dry-run"]) == 0
+    assert "runs/corpus/check" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
