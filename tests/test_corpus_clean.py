@@ -41,7 +41,7 @@ def test_symbols() -> None:
 
 def test_no_sentence() -> None:
     links = "首页 关于我们 联系方式 科室导航 专家介绍 预约挂号 医院新闻 健康讲座 " * 6
-    assert why_not(links, "zh", RulesConfig(max_repeated_share=1)) == NO_SENTENCE
+    assert why_not(links, "zh", RulesConfig(max_repeated_share=1, sentence_by_chars=200)) == NO_SENTENCE
     assert why_not(links[:190], "zh", RulesConfig(max_repeated_share=1)) is None
     assert why_not(links + "。", "zh", RulesConfig(max_repeated_share=1)) is None
     versions = " ".join(f"Version {n}.{n} notes on www.example{n}.org" for n in range(20))

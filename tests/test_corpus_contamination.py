@@ -116,7 +116,7 @@ def test_questions_are_read_from_every_form(tmp_path: Path) -> None:
         assert found == [Item("s", 0, "甲？"), Item("s", 1, "丙？"), Item("s", 4, "丁？")], name
     found = read_items(EvaluationSetConfig(name="s", path=str(tmp_path / "d.parquet")))
     assert found == [Item("s", 0, "甲？"), Item("s", 1, "丙？")]
-    (one,) = read_items(EvaluationSetConfig(name="s", path=str(tmp_path / "a.jsonl"), keys=["query"]))
+    (one,) = read_items(EvaluationSetConfig(name="s", path=str(tmp_path / "a.jsonl"), fields=["query"]))
     assert one.question == "乙？"
 
 

@@ -16,6 +16,7 @@ from rayrl.corpus.unify import (
     NO_QUESTION,
     Unify,
     answer_messages,
+    context,
     question_messages,
     target_language,
     why_not,
@@ -66,7 +67,7 @@ def test_questions_and_answers_see_the_beginning_of_a_text_with_its_neighbours()
         [{"role": "user", "content": "问400？"}, {"role": "assistant", "content": "答600"}],
         [{"role": "user", "content": "问5？"}, {"role": "assistant", "content": "答5"}],
     ]
-    assert made[0]["text"] == "乙" * 200 + text + "丙" * 300 and made[0]["tries"] == 1 and made[0]["overlap"] is None
+    assert made[0]["text"] == "乙" * 150 + text + "丙" * 150 and made[0]["tries"] == 1 and made[0]["overlap"] is None
     assert (made[0]["source"], made[0]["file"], made[0]["position"], made[0]["target"]) == ("s", "f", 3, "zh")
     assert result.notes == {"requests": 4} and result.dropped == []
     assert "问题：问400？" in generator.calls[1][1][0][1]["content"]
@@ -187,10 +188,19 @@ def test_answers_that_depart_are_worded_again_then_set_aside() -> None:
     assert result.notes == {"answers that departed at first": 4, "requests": 7}
 
 
-def test_only_what_the_answer_was_made_from_is_measured() -> None:
-    generator = Recorded(lambda *_: None)
-    rows = [instruction("a", "甲乙丙丁戊己庚辛壬癸" + "头痛三天不止", "甲乙丙丁戊")]
-    assert check(rows, generator).table["overlap"].to_pylist() == [0.5]
+def test_neighbours_fill_what_room_there_is() -> None:
+    row = {"before": "甲" * 10, "text": "乙" * 20, "after": "丙" * 4}
+    assert context(row, 40) == "甲" * 10 + "乙" * 20 + "丙" * 4
+    assert context(row, 30) == "甲" * 6 + "乙" * 20 + "丙" * 4
+    assert context({**row, "after": "丙" * 50}, 30) == "甲" * 5 + "乙" * 20 + "丙" * 5
+    assert context({**row, "before": None, "after": "丙" * 50}, 30) == "乙" * 20 + "丙" * 10
+    assert context(row, 8) == "乙" * 8
+
+
+def test_english_phrases_are_refused_as_whole_words() -> None:
+    config = unify_config()
+    assert why_not("The texture of the skin changes.", config, question=False) is None
+    assert why_not("As the text says, rest.", config, question=False) == "holds 'the text'"
 
 
 def test_other_pairs_of_languages_are_not_measured() -> None:

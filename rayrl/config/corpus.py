@@ -73,6 +73,12 @@ class CorpusSourceConfig(Strict):
         return columns
 
 
+class UnifyEndpointConfig(EndpointConfig):
+    """A model behind an OpenAI-compatible endpoint that words questions and answers."""
+
+    max_tokens: PositiveInt = Field(1024, description="Limit of a reply's tokens; one that is cut there isn't used.")
+
+
 class UnifyEngineConfig(Strict):
     """A model that the run loads itself."""
 
@@ -127,9 +133,9 @@ class ExtractConfig(Strict):
 class SegmentConfig(Strict):
     """Documents to segments: sentences in windows."""
 
-    max_chars: PositiveInt = Field(800, description="Longest segment, without its neighbours.")
+    max_chars: PositiveInt = Field(600, description="Longest segment, without its neighbours.")
     neighbours: int = Field(1, ge=0, description="Sentences of context on each side.")
-    neighbour_chars: PositiveInt = Field(200, description="Longest context on each side.")
+    neighbour_chars: PositiveInt = Field(100, description="Longest context on each side.")
 
 
 class RulesConfig(Strict):
@@ -137,7 +143,7 @@ class RulesConfig(Strict):
 
     min_chars: PositiveInt = Field(15, description="A shorter segment is dropped.")
     min_letters_share: float = Field(0.4, ge=0, le=1, description="Least share of letters among what isn't space.")
-    sentence_by_chars: PositiveInt = Field(200, description="A longer segment must end a sentence somewhere.")
+    sentence_by_chars: PositiveInt = Field(300, description="A longer segment must end a sentence somewhere.")
     max_repeated_share: float = Field(
         0.3,
         gt=0,
@@ -238,10 +244,10 @@ class EvaluationSetConfig(Strict):
 
     name: str = Field(min_length=1, description="What reports call it.")
     path: str = Field(min_length=1, description="JSONL, JSON or Parquet, here or in an object store.")
-    keys: list[str] = Field(
+    fields: list[str] = Field(
         ["question", "query", "instruction", "text"],
         min_length=1,
-        description="Keys of a row that may hold the question; the first that is there counts.",
+        description="Fields of a row that may hold the question; the first that is there counts.",
     )
 
 
@@ -265,13 +271,16 @@ class DecontaminateConfig(Strict):
 class UnifyConfig(Strict):
     """Segments to questions and answers, as a model words them."""
 
-    endpoint: EndpointConfig | None = Field(None, description="A model behind an OpenAI-compatible endpoint; or:")
+    endpoint: UnifyEndpointConfig | None = Field(None, description="A model behind an OpenAI-compatible endpoint; or:")
     engine: UnifyEngineConfig | None = Field(None, description="a model of the run's own engines.")
     target_language: Literal["same", "zh", "en"] = Field(
         "same", description="Of questions and answers; `same` is each text's, and of other languages than these `en`."
     )
-    question_from_chars: PositiveInt = Field(400, description="Text that a question is made from, from its beginning.")
-    answer_from_chars: PositiveInt = Field(600, description="Text that an answer is made from, from its beginning.")
+    question_from_chars: PositiveInt = Field(
+        400,
+        description="Text that a question is made from: the segment's beginning, its neighbours where there is room.",
+    )
+    answer_from_chars: PositiveInt = Field(600, description="Text that an answer is made from, likewise.")
     max_question_chars: PositiveInt = Field(180, description="A longer question is asked for again.")
     tries: PositiveInt = Field(2, description="Requests for a usable question, and for a usable answer.")
     refused: list[str] = Field(

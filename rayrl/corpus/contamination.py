@@ -48,12 +48,14 @@ def read_items(config: EvaluationSetConfig) -> list[Item]:
         raise UserError(f"evaluation set {config.name!r}: {config.path} can't be read: {error}") from error
     found = []
     for number, row in enumerate(rows):
-        values = [_text(row.get(key)) for key in config.keys] if isinstance(row, dict) else []
+        values = [_text(row.get(key)) for key in config.fields] if isinstance(row, dict) else []
         question = next((value for value in values if value.strip()), None)
         if question is not None:
             found.append(Item(config.name, number, question))
     if not found:
-        raise UserError(f"evaluation set {config.name!r}: none of {len(rows)} rows has one of {', '.join(config.keys)}")
+        raise UserError(
+            f"evaluation set {config.name!r}: none of {len(rows)} rows has one of {', '.join(config.fields)}"
+        )
     return found
 
 

@@ -59,7 +59,7 @@ class Check:
 
     def _keeps(self, row: dict[str, Any]) -> bool:
         """Whether the answer keeps to its text; notes how much they share."""
-        row["overlap"] = overlap(row["text"][: self._unify.answer_from_chars], row["messages"][1]["content"])
+        row["overlap"] = overlap(row["text"], row["messages"][1]["content"])
         least = self._config.least_overlap.get(f"{row['language'][:2]}-{row['target']}")
         return least is None or row["overlap"] >= least
 

@@ -9,8 +9,10 @@ own. The text stands between marker lines that its author can't have known, sinc
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 import pyarrow as pa
@@ -55,6 +57,16 @@ class Generator(Protocol):
         """A reply to each request, None where there is none. Equal calls give equal replies; `attempt`: which try."""
 
 
+def context(row: Mapping[str, Any], max_chars: int) -> str:
+    """A segment's text, and as much of its neighbours on both sides as there is room for; cut where it is longer."""
+    text = row["text"][:max_chars]
+    before, after = row["before"] or "", row["after"] or ""
+    room = max_chars - len(text)
+    after = after[: max(room // 2, room - len(before))]
+    before = before[max(0, len(before) - (room - len(after))) :]
+    return f"{before}{text}{after}"
+
+
 def target_language(language: str, config: UnifyConfig) -> str:
     """`zh` or `en`."""
     if config.target_language != "same":
@@ -63,15 +75,14 @@ def target_language(language: str, config: UnifyConfig) -> str:
 
 
 def question_messages(text: str, language: str, config: UnifyConfig, attempt: int = 0) -> list[Message]:
-    """Asks for a question in `language` that the beginning of the text answers."""
-    asked = _QUESTION[language].format(text=_fenced(text[: config.question_from_chars]))
-    return _messages(text[: config.question_from_chars], asked, language, config, attempt)
+    """Asks for a question in `language` that the text answers."""
+    return _messages(text, _QUESTION[language].format(text=_fenced(text)), language, config, attempt)
 
 
 def answer_messages(text: str, question: str, language: str, config: UnifyConfig, attempt: int = 0) -> list[Message]:
     """Asks for the question's answer from the text."""
-    asked = _ANSWER[language].format(text=_fenced(text[: config.answer_from_chars]), question=question)
-    return _messages(text[: config.answer_from_chars], asked, language, config, attempt)
+    asked = _ANSWER[language].format(text=_fenced(text), question=question)
+    return _messages(text, asked, language, config, attempt)
 
 
 def why_not(reply: str | None, config: UnifyConfig, *, question: bool) -> str | None:
@@ -80,8 +91,7 @@ def why_not(reply: str | None, config: UnifyConfig, *, question: bool) -> str | 
         return "empty"
     if question and len(reply.strip()) > config.max_question_chars:
         return "too long"
-    lowered = reply.lower()
-    return next((f"holds {phrase!r}" for phrase in config.refused if phrase.lower() in lowered), None)
+    return next((f"holds {phrase!r}" for phrase in config.refused if _phrase(phrase).search(reply)), None)
 
 
 class Unify:
@@ -95,11 +105,15 @@ class Unify:
         config = self._config
         rows = table.drop_columns(["hits", "key"]).to_pylist()
         notes: Counter[str] = Counter()
-        texts = ["".join(row[part] or "" for part in ("before", "text", "after")) for row in rows]
+        for_question = [context(row, config.question_from_chars) for row in rows]
+        texts = [context(row, config.answer_from_chars) for row in rows]
         targets = [target_language(row["language"], config) for row in rows]
         asked = list(range(len(rows)))
         questions = self._replies(
-            asked, lambda i, attempt: question_messages(texts[i], targets[i], config, attempt), notes, question=True
+            asked,
+            lambda i, attempt: question_messages(for_question[i], targets[i], config, attempt),
+            notes,
+            question=True,
         )
         answers = self._replies(
             sorted(questions),
@@ -140,6 +154,13 @@ class Unify:
                     found[i] = (reply.strip(), attempt + 1)
             left = again
         return found
+
+
+@lru_cache(maxsize=1024)
+def _phrase(phrase: str) -> re.Pattern[str]:
+    """A phrase as whole words, where it is in Latin script."""
+    words = rf"\b{re.escape(phrase)}\b" if phrase.isascii() else re.escape(phrase)
+    return re.compile(words, re.IGNORECASE)
 
 
 def _fenced(text: str) -> str:

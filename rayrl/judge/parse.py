@@ -31,6 +31,12 @@ class Unread(Exception):
     """No scores in the answer; the text says what is missing, and never quotes the answer."""
 
 
+def without_thoughts(text: str) -> str | None:
+    """What a reasoning model says after its thoughts; None where they never end."""
+    said = _THOUGHTS_END.split(text)[-1]
+    return None if _THOUGHTS_BEGIN.search(said) else said.strip()
+
+
 def pair_scores(text: str, criteria: Sequence[str], low: float = 1, high: float = 10) -> tuple[Scores, Scores]:
     """Scores of answers A and B by criterion (or `overall` alone, where the judge gave one number each).
 

@@ -23,7 +23,7 @@ import yaml
 
 from cluster.session import connect
 from rayrl.config.corpus import CorpusConfig
-from rayrl.config.load import config_hash, dump, load
+from rayrl.config.load import dump, load
 from rayrl.config.strict import Strict
 from rayrl.corpus.lexicon import BUILTIN
 from rayrl.corpus.pieces import Listing, list_pieces
@@ -137,9 +137,24 @@ class Corpus:
         else:
             manifest = (before.place / MANIFEST).read_bytes()
             inputs = {before.name: hashlib.sha256(manifest).hexdigest()}
-        hashes = "".join(config_hash(section) for section in sections) + "".join(map(fingerprint, _named(config, name)))
+        hashes = "".join(_hash_of(section) for section in sections) + "".join(map(fingerprint, _named(config, name)))
         own = hashlib.sha256(f"{config.seed} {hashes}".encode()).hexdigest()
         return CorpusFolder(self._root, name, {"config": own, **inputs}, config.seed)
+
+
+_ENDPOINT_MATTERS = ("endpoint", "model", "temperature", "max_tokens", "max_tokens_key")
+
+
+def _hash_of(section: Strict) -> str:
+    """Of what shapes a stage's result: an endpoint's budget, cache and pace don't."""
+
+    def shaping(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return [shaping(one) for one in value] if isinstance(value, list | tuple) else value
+        kept = {key: value[key] for key in _ENDPOINT_MATTERS} if "api_key_env" in value else value
+        return {key: shaping(one) for key, one in kept.items()}
+
+    return hashlib.sha256(json.dumps(shaping(section.model_dump(mode="json"))).encode()).hexdigest()
 
 
 def _named(config: CorpusConfig, name: str) -> list[str]:
@@ -176,4 +191,6 @@ def _do(stage: Stage, before: CorpusFolder | None, listing: Listing) -> None:
 def _headline(counts: dict[str, Any]) -> str:
     """Example: "1,200 of 3,000 texts, 4.1 of 9.9 million characters\""""
     chars = {side: sum(row["chars"] for row in counts["sizes"][side]) / 1e6 for side in ("in", "out")}
-    return f"{counts['out']:,} of {counts['in']:,} texts, {chars['out']:,.2f} of {chars['in']:,.2f} million characters"
+    return (
+        f"{counts['out']:,} texts from {counts['in']:,}, {chars['out']:,.2f} of {chars['in']:,.2f} million characters"
+    )

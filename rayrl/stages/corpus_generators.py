@@ -9,17 +9,40 @@ import numpy as np
 from rayrl.config.corpus import UnifyConfig, UnifyEngineConfig
 from rayrl.corpus.unify import Generator
 from rayrl.data.chat import checkpoint_end_token_ids, load_tokenizer
+from rayrl.errors import RunError
+from rayrl.judge.budget import BudgetExceeded
+from rayrl.judge.parse import CUT, without_thoughts
 from rayrl.judge.service import ModelService
 from rayrl.types import Message
+
+_MOST_UNANSWERED = 4
+"""So many requests of a batch may fail whatever their share."""
 
 
 def make_generator(config: UnifyConfig, seed: int) -> Generator:
     """The one that is configured. Needs a connection to Ray for an endpoint; `seed`: of an engine's sampling."""
     if config.endpoint is not None:
-        service = ModelService(config.endpoint)
-        return lambda requests, attempt: service.ask_batch(requests)
+        return _EndpointGenerator(ModelService(config.endpoint))
     assert config.engine is not None
     return _EngineGenerator(config.engine, seed)
+
+
+class _EndpointGenerator:
+    """An endpoint's model. Raises RunError where the budget is spent, or most requests aren't answered."""
+
+    def __init__(self, service: ModelService) -> None:
+        self._service = service
+
+    def __call__(self, requests: Sequence[list[Message]], attempt: int) -> list[str | None]:
+        """See unify.Generator."""
+        try:
+            replies = self._service.ask_batch(requests)
+        except BudgetExceeded as error:
+            raise RunError(f"{error}; raise the budget, and the same command goes on") from error
+        unanswered = replies.count(None)
+        if unanswered > _MOST_UNANSWERED and 2 * unanswered > len(requests):
+            raise RunError(f"{unanswered} of {len(requests)} requests weren't answered; the same command goes on")
+        return [None if reply is None or reply.endswith(CUT) else without_thoughts(reply) for reply in replies]
 
 
 class _EngineGenerator:
@@ -51,5 +74,7 @@ class _EngineGenerator:
             seed = int(np.random.SeedSequence([self._seed, attempt]).generate_state(1)[0]) >> 1
             completions = self._engine.generate([prompts[i] for i in fitting], 1, seed)
             for i, (one,) in zip(fitting, completions, strict=True):
-                replies[i] = str(self._tokenizer.decode(one.token_ids_T, skip_special_tokens=True)).strip()
+                if one.ended:
+                    text = str(self._tokenizer.decode(one.token_ids_T, skip_special_tokens=True))
+                    replies[i] = without_thoughts(text)
         return replies

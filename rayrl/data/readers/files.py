@@ -13,7 +13,17 @@ from rayrl.errors import UserError
 
 ASSETS = Path(__file__).parents[2] / "assets"
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz")
-_NOT_DATA = ("rejected.jsonl", "manifest.json", "started.json", "summary.json", "metrics.jsonl", "samples.jsonl")
+_NOT_DATA = (
+    "rejected.jsonl",
+    "manifest.json",
+    "started.json",
+    "summary.json",
+    "metrics.jsonl",
+    "samples.jsonl",
+    "hits.jsonl",
+    "labels.jsonl",
+    "quality.json",
+)
 
 
 @dataclass(frozen=True)
