@@ -273,7 +273,7 @@ def test_answers_depend_on_neither_engines_nor_order_nor_a_death(caplog: pytest.
             found[answered.number] = (answered.token_ids, answered.ended)
             if kill and len(found) == 1:
                 mine = psutil.Process().children(recursive=True)
-                next(p for p in mine if "EngineWorker" in " ".join(p.cmdline())).kill()
+                next(p for p in mine if "_Kept" in " ".join(p.cmdline())).kill()
         return found
 
     with connect(num_cpus=2, object_store_mb=100):

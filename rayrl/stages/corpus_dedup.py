@@ -91,7 +91,7 @@ class CentreWorker(Worker):
     def do(self, number: int, payload: Any) -> Counts:
         """`payload`: the vectors' files and how many cells there are to be."""
         every = max(1, payload["rows"] // (SAMPLE_A_CELL * payload["cells"]))
-        sample = np.concatenate([read_vectors(uri)[::every] for uri in payload["vectors"]])
+        sample = np.concatenate([read_vectors(uri)[::every].copy() for uri in payload["vectors"]])
         found = centres(sample.astype(np.float32), payload["cells"], self.config.seed)
         column = minhash.fixed_binary(found.astype(np.float16).view(np.uint8).reshape(len(found), -1))
         return self.write_table(number, pa.table({"vector": column}))
