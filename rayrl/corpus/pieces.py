@@ -13,7 +13,7 @@ from typing import Literal
 
 from rayrl.config.corpus import CorpusSourceConfig
 from rayrl.corpus.encoding import has_wide_mark, is_wide
-from rayrl.data.readers.files import ASSETS
+from rayrl.data.readers.files import ASSETS, NOT_DATA
 from rayrl.data.storage import Entry, Place
 from rayrl.errors import UserError
 
@@ -35,7 +35,7 @@ FORMS: dict[str, Form] = {
 CODECS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2", ".lz4": "lz4"}
 SAMPLE = "corpus-sample"
 """The package's own little corpus, by the name that stands for a path."""
-NOT_TEXT = frozenset({"manifest.json", "summary.json", "started.json", "dataset_info.json", "state.json"})
+NOT_TEXT = frozenset({"dataset_info.json", "state.json"})
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _files(
     for entry in listed:
         name = Place(entry.uri).name
         form, codec, suffix = form_of(name)
-        if form is None or name in NOT_TEXT:
+        if form is None or name in NOT_TEXT or name in NOT_DATA:
             other[suffix or "no extension"] += 1
         else:
             found.append((entry, form, codec, plain))

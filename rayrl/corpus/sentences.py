@@ -20,7 +20,7 @@ _CLAUSE = re.compile(r"[，,、：:—]+\s*|\s+")
 
 def sentences(text: str, language: str) -> list[str]:
     """Example: ("头痛三天。吃什么药？", "zh") -> ["头痛三天。", "吃什么药？"]"""
-    if language in BY_CHARACTER:
+    if language in BY_CHARACTER and language != "ko":
         cuts = [found.end() for found in _CHINESE.finditer(text)]
     else:
         from sentencex import get_sentence_boundaries

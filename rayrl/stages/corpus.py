@@ -28,7 +28,7 @@ from rayrl.config.strict import Strict
 from rayrl.corpus.lexicon import BUILTIN
 from rayrl.corpus.pieces import Listing, list_pieces
 from rayrl.corpus.records import Tally
-from rayrl.data.lock import LOCK, only_run
+from rayrl.data.lock import only_run
 from rayrl.data.stage_folder import MANIFEST, fingerprint
 from rayrl.data.storage import Place
 from rayrl.errors import UserError
@@ -59,7 +59,6 @@ def main(config_path: str) -> None:
     root.local.mkdir(parents=True, exist_ok=True)
     with only_run(root.local):
         Corpus(config, root).run()
-    (root.local / LOCK).unlink(missing_ok=True)
 
 
 class Corpus:
@@ -81,7 +80,8 @@ class Corpus:
             if path not in BUILTIN and not Place.of(path).is_file():
                 raise UserError(f"{path} isn't there")
         self._clear(stages)
-        (self._root / "config.yaml").write_bytes(dump(config).encode())
+        lasting = config.model_copy(update={"only": None, "from_stage": None})
+        (self._root / "config.yaml").write_bytes(dump(lasting).encode())
         before: CorpusFolder | None = None
         done: dict[str, Any] = {}
         with ExitStack() as connection:
@@ -189,7 +189,7 @@ def _do(stage: Stage, before: CorpusFolder | None, listing: Listing) -> None:
 
 
 def _headline(counts: dict[str, Any]) -> str:
-    """Example: "1,200 of 3,000 texts, 4.1 of 9.9 million characters\""""
+    """Example: "1,200 texts from 3,000, 4.10 of 9.90 million characters\""""
     chars = {side: sum(row["chars"] for row in counts["sizes"][side]) / 1e6 for side in ("in", "out")}
     return (
         f"{counts['out']:,} texts from {counts['in']:,}, {chars['out']:,.2f} of {chars['in']:,.2f} million characters"

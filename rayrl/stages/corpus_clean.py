@@ -13,6 +13,7 @@ from rayrl.corpus.records import Step, Tally
 from rayrl.corpus.shards import num_rows, read_batches
 from rayrl.data.storage import Place
 from rayrl.judge.service import ModelService
+from rayrl.stages.corpus_generators import EndpointGenerator
 from rayrl.stages.corpus_work import Counts, Phase, Stage, StepWorker, Worker, tally_of
 
 LABELS = "labels.jsonl"
@@ -25,7 +26,7 @@ class LabelWorker(Worker):
         super().__init__(phase)
         quality = phase.config.clean.quality if phase.config.clean is not None else None
         assert quality is not None and quality.judge is not None
-        self._share, self._service = share, ModelService(quality.judge)
+        self._share, self._ask = share, EndpointGenerator(ModelService(quality.judge))
 
     def do(self, number: int, payload: Any) -> Counts:
         """`payload`: a shard's path."""
@@ -35,13 +36,13 @@ class LabelWorker(Worker):
             for row in table.to_pylist()
             if chosen(row["id"], self._share)
         ]
-        kinds = [kind_of(reply) for reply in self._service.ask_batch([label_messages(row["text"]) for row in sample])]
+        kinds = [kind_of(reply) for reply in self._ask([label_messages(row["text"]) for row in sample], 0)]
         labelled = [
             {"text": row["text"], "label": "good" if kind == "good" else "bad", "kind": kind, "group": row["source"]}
             for row, kind in zip(sample, kinds, strict=True)
             if kind is not None
         ]
-        return {"labels": labelled, "unreadable": kinds.count(None)}
+        return {"labels": labelled}
 
 
 class FitWorker(Worker):

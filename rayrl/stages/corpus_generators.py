@@ -22,12 +22,12 @@ _MOST_UNANSWERED = 4
 def make_generator(config: UnifyConfig, seed: int) -> Generator:
     """The one that is configured. Needs a connection to Ray for an endpoint; `seed`: of an engine's sampling."""
     if config.endpoint is not None:
-        return _EndpointGenerator(ModelService(config.endpoint))
+        return EndpointGenerator(ModelService(config.endpoint))
     assert config.engine is not None
     return _EngineGenerator(config.engine, seed)
 
 
-class _EndpointGenerator:
+class EndpointGenerator:
     """An endpoint's model. Raises RunError where the budget is spent, or most requests aren't answered."""
 
     def __init__(self, service: ModelService) -> None:

@@ -86,6 +86,10 @@ class Worker:
                 tally.result(table, result)
                 rejected += [asdict(one) for one in result.rejected]
                 listed += result.listed
+        for entry in self.folder.files():  # of a try before this one, which was cut and had more of them
+            name = Place(entry.uri).name
+            if name.startswith(f"{number:05d}-") and name not in writer.names:
+                Place(entry.uri).remove()
         return {**tally.as_json(), "rejected": rejected, "listed": listed, "files": writer.names}
 
     def write_table(self, number: int, table: pa.Table) -> Counts:

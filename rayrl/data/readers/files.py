@@ -13,7 +13,7 @@ from rayrl.errors import UserError
 
 ASSETS = Path(__file__).parents[2] / "assets"
 _SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md", ".gz")
-_NOT_DATA = (
+NOT_DATA = (
     "rejected.jsonl",
     "manifest.json",
     "started.json",
@@ -76,7 +76,7 @@ def _files(folder: Path) -> list[Path]:
     found = []
     for path in folder.rglob("*"):
         inside = path.relative_to(folder).parts
-        if path.suffix in _SUFFIXES and path.name not in _NOT_DATA and path.is_file():
+        if path.suffix in _SUFFIXES and path.name not in NOT_DATA and path.is_file():
             found += [] if any(part.startswith((".", "_")) for part in inside) else [path]
     return sorted(found)
 
