@@ -7,6 +7,7 @@ import numpy as np
 from rayrl.algorithms.priority_sampling import expected_shares
 from rayrl.config.sft import SFTConfig
 from rayrl.data.examples import Examples
+from rayrl.stages.sft_worker import plan_of
 
 _POINTS = 400
 
@@ -26,13 +27,15 @@ def shares_over_steps(config: SFTConfig, data: Examples, steps: int) -> dict[str
     counted = _means(data.loss_tokens, data.sources, sizes)
     positions = (np.arange(4 * _POINTS) + 0.5) / (4 * _POINTS)
     drawn = expected_shares(counts.tolist(), [source.weight for source in sources], positions)
-    tokens = np.cumsum(lengths @ drawn)
-    middles = (np.arange(min(_POINTS, steps)) + 0.5) / min(_POINTS, steps)
+    # Without packing a step is so many examples, whatever their lengths.
+    tokens = np.cumsum(lengths @ drawn if config.data.packing else drawn.sum(axis=0))
+    whole = plan_of(config.model_copy(update={"max_steps": None}), data).steps
+    middles = (np.arange(min(_POINTS, steps)) + 0.5) / min(_POINTS, steps) * steps / whole
     at = np.minimum(np.searchsorted(tokens / tokens[-1], middles), len(positions) - 1)
     shares = counted[:, None] * drawn[:, at]
     shares /= shares.sum(axis=0, keepdims=True)
     found = {source.name: np.round(row, 4).tolist() for source, row in zip(sources, shares, strict=True)}
-    return {"step": np.round(middles * steps, 2).tolist(), **found}
+    return {"step": np.round(middles * whole, 2).tolist(), **found}
 
 
 def _means(values: np.ndarray, sources: np.ndarray, sizes: np.ndarray) -> np.ndarray:
