@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -73,6 +74,13 @@ def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: P
         for row in sample(300, 1)
     ]
     labels.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    answers = path.with_name("answers.jsonl")
+    english = [row["text"] for row in sample(300, 1) if row["text"].isascii()]
+    rows = [
+        {"text": text, "answer": text[:500] if i % 2 else other[:500], "label": "keeps" if i % 2 else "departs"}
+        for i, (text, other) in enumerate(pairwise(english))
+    ]
+    answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     exams = path.with_name("exams.jsonl")
     exams.write_text(json.dumps({"question": EXAM}, ensure_ascii=False) + "\n", encoding="utf-8")
     config = {
@@ -89,7 +97,11 @@ def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: P
         "dedup": {"semantic": {"cell_size": 200}},
         "decontaminate": {"sets": [{"name": "exam", "path": str(exams)}]},
         "unify": {"endpoint": {"endpoint": endpoint, "model": "standin", "cache": str(cache), "backoff_s": 0.05}},
-        "check": {"regenerate": 1},
+        "check": {
+            "regenerate": 1,
+            "least_overlap": {"zh-zh": 0.3},
+            "detector": {"labels": str(answers), "least_recall": 0.9},
+        },
         "ray": {"object_store_mb": 100},
     }
     path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")

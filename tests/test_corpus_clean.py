@@ -9,9 +9,10 @@ import pytest
 
 from rayrl.config.corpus import CleanConfig, RulesConfig
 from rayrl.corpus import personal, rules
+from rayrl.corpus.classifier import Classifier
 from rayrl.corpus.clean import BAD, Clean
 from rayrl.corpus.personal import mask, valid_id
-from rayrl.corpus.quality import Quality, features
+from rayrl.corpus.quality import features
 from rayrl.corpus.records import texts
 from rayrl.corpus.rules import ADVERT, NO_SENTENCE, REPEATS, SYMBOLS, TOO_SHORT, why_not
 
@@ -221,7 +222,7 @@ def test_no_pattern_takes_the_square_of_a_text_s_length(run: str) -> None:
 
 def test_clean_drops_by_rules_then_by_the_classifier_and_masks_what_it_keeps() -> None:
     weights = -10 * features(["特价包邮，优惠促销"]).toarray()[0]
-    quality = Quality(weights, bias=0.5, threshold=0.6)  # 1 / (1 + exp(-0.5)) = 0.62 without such words
+    quality = Classifier(features, weights, bias=0.5, threshold=0.6)  # 1 / (1 + exp(-0.5)) = 0.62 without such words
     good = "患者头痛、发热，检查血压，症状为咳嗽，诊断明确后药物治疗。"
     rows = [
         {"id": "short", "text": "头痛。", "language": "zh", "genre": "web"},

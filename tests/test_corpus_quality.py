@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from rayrl.config.corpus import QualityConfig
+from rayrl.corpus.classifier import Classifier, Labelled, Report, _fitted, _parts, hashed, report_json
+from rayrl.corpus.classifier import fit as fit_any
 from rayrl.corpus.labels import chosen, kind_of, label_messages
-from rayrl.corpus.quality import Labelled, Quality, fit, read_labels, report_json
+from rayrl.corpus.quality import KEY, features, read_texts
 from rayrl.data.storage import Place
 from rayrl.errors import UserError
 
 
-def labelled(seed: int, groups: int = 6, texts_a_group: int = 30) -> list[Labelled]:
+def labelled(seed: int, groups: int = 6, texts_a_group: int = 30) -> list[Labelled[str]]:
     """Groups of one kind each; medical words are good and sellers' words bad, with some of the other kind in each."""
     rng = np.random.default_rng(seed)
     good = ["头痛", "发热", "咳嗽", "治疗", "症状", "诊断", "药物", "患者", "手术", "血压", "胃炎", "检查"]
@@ -29,19 +33,54 @@ def labelled(seed: int, groups: int = 6, texts_a_group: int = 30) -> list[Labell
     return found
 
 
+def fit(labels: list[Labelled[str]], config: QualityConfig, seed: int) -> tuple[Classifier[str], Report]:
+    return fit_any(labels, features, config, seed, KEY)
+
+
 CONFIG = QualityConfig(labels="labels.jsonl", held_out_fraction=0.3, least_recall=0.9)
 
 
-def test_the_classifier_is_measured_on_groups_that_it_was_not_fitted_on() -> None:
+def test_every_label_is_measured_by_a_fit_on_other_groups() -> None:
     labels = labelled(0)
-    quality, report = fit(labels, CONFIG, seed=3)
-    held = [one for one in labels if one.group in report.groups_held_out]
-    assert report.held_out == {"good": 30, "bad": 30} and report.fitted == {"good": 60, "bad": 60}
-    kept = quality.probabilities([one.text for one in held]) >= quality.threshold
-    right = sum(1 for one, keep in zip(held, kept, strict=True) if keep and one.good)
-    assert report.precision == right / kept.sum() and report.recall == right / 30
+    seen: list[set[str]] = []
+
+    def noted(texts: list[str]) -> Any:
+        seen.append(set(texts))
+        return features(texts)
+
+    quality, report = fit_any(labels, noted, CONFIG, 3, KEY)
+    assert report.labels == {"good": 90, "bad": 90} and (report.parts, report.by) == (3, "group")
+    # Again by hand: of the six groups, the two of a part are scored by a fit on the other four.
+    parts, _ = _parts(labels, 3, 3)
+    assert [len({one.group for one, p in zip(labels, parts, strict=True) if p == part}) for part in range(3)] == [2] * 3
+    scores = np.zeros(len(labels))
+    for part in range(3):
+        fitted = [one for one, p in zip(labels, parts, strict=True) if p != part]
+        weights, bias = _fitted(features([one.item for one in fitted]), np.array([one.good for one in fitted]))
+        held = np.flatnonzero(parts == part)
+        scores[held] = expit(features([labels[i].item for i in held]) @ weights + bias)
+    kept = scores.astype(np.float32) >= quality.threshold
+    right = sum(1 for one, keep in zip(labels, kept, strict=True) if keep and one.good)
+    assert report.precision == right / kept.sum() and report.recall == right / 90
     assert report.recall >= 0.9 and report.precision > 0.85
     assert report_json(report)["threshold"] == quality.threshold == report.threshold
+
+
+def test_weights_are_where_the_loss_is_flat() -> None:
+    """By hand: one good item with one feature, one bad with another. Weights w and -w, no bias, and the slope
+    -1 / (1 + exp(w)) + 2 * 1e-5 * w is 0."""
+    rows = hashed([np.array([5], dtype=np.uint64), np.array([9], dtype=np.uint64)])
+    weights, bias = _fitted(rows, np.array([True, False]))
+    assert weights[5] == pytest.approx(-weights[9], rel=1e-3) and abs(bias) < 1e-3
+    assert np.count_nonzero(weights) == 2
+    assert expit(-weights[5]) == pytest.approx(2e-5 * weights[5], rel=0.1)
+
+
+def test_hashes_are_counted_with_signs_and_rows_have_length_one() -> None:
+    down = (1 << 63) + 7  # the highest bit counts down
+    row = hashed([np.array([3, 3, down], dtype=np.uint64), np.array([], dtype=np.uint64)]).toarray()
+    assert row[0, 3] == pytest.approx(2 / 5**0.5) and row[0, 7] == pytest.approx(-1 / 5**0.5)
+    assert not row[1].any()
 
 
 def test_the_threshold_is_the_most_precise_one_that_loses_few_enough() -> None:
@@ -50,55 +89,60 @@ def test_the_threshold_is_the_most_precise_one_that_loses_few_enough() -> None:
         enough = [row for row in report.curve if row["recall"] >= least]
         assert report.precision == max(row["precision"] for row in enough)
         assert {"threshold": report.threshold, "precision": report.precision, "recall": report.recall} in enough
-        assert [row["threshold"] for row in report.curve] == pytest.approx([n / 20 for n in range(1, 20)])
+        assert [row["threshold"] for row in report.curve[:5]] == [0.01, 0.02, 0.03, 0.04, 0.05]
+        assert len(report.curve) == 23 and report.curve[-1]["threshold"] == 0.95
 
 
 def test_the_same_labels_and_seed_give_the_same_classifier(tmp_path: Path) -> None:
     first, one = fit(labelled(2), CONFIG, seed=1)
     again, two = fit(labelled(2), CONFIG, seed=1)
-    texts_read = [one.text for one in labelled(5)]
+    texts_read = [one.item for one in labelled(5)]
     assert one == two and (first.probabilities(texts_read) == again.probabilities(texts_read)).all()
     first.save(Place.of(tmp_path) / "quality.npz")
-    loaded = Quality.load(Place.of(tmp_path) / "quality.npz")
+    loaded = Classifier.load(Place.of(tmp_path) / "quality.npz", features)
     assert loaded.threshold == first.threshold
     assert (loaded.probabilities(texts_read) == first.probabilities(texts_read)).all()
     assert loaded.probabilities([]).shape == (0,)
-    assert {tuple(fit(labelled(2), CONFIG, seed)[1].groups_held_out) for seed in range(6)} != {
-        tuple(one.groups_held_out)
-    }
+    assert len({tuple(_parts(labelled(2), 3, seed)[0].tolist()) for seed in range(6)}) > 1
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_every_kind_stays_on_both_sides_where_groups_hold_both(seed: int) -> None:
-    mixed = [Labelled(one.text, n % 3 > 0, f"g{n % 7 % 3}") for n, one in enumerate(labelled(3))]
-    large = [Labelled(one.text, one.good, "large") for one in labelled(4, texts_a_group=60)]
-    _, report = fit(mixed + large, CONFIG, seed)
-    assert min(*report.fitted.values(), *report.held_out.values()) > 0
-    assert "large" not in report.groups_held_out
+    mixed = [Labelled(one.item, n % 3 > 0, f"g{n % 7 % 3}") for n, one in enumerate(labelled(3))]
+    large = [Labelled(one.item, one.good, "large") for one in labelled(4, texts_a_group=60)]
+    labels = mixed + large
+    parts, by = _parts(labels, 3, seed)
+    assert by == "group"
+    for part in range(3):
+        assert len({one.good for one, p in zip(labels, parts, strict=True) if p != part}) == 2
+    of = {one.group: {p for other, p in zip(labels, parts, strict=True) if other.group == one.group} for one in labels}
+    assert all(len(found) == 1 for found in of.values())
 
 
-def test_labels_without_groups_are_divided_text_by_text() -> None:
-    _, report = fit([Labelled(one.text, one.good, "") for one in labelled(0)], CONFIG, seed=0)
-    assert report.groups_held_out == []
-    assert 30 < sum(report.held_out.values()) < 80
-    assert sum(report.held_out.values()) + sum(report.fitted.values()) == 180
+def test_labels_without_groups_are_divided_one_by_one() -> None:
+    labels = [Labelled(one.item, one.good, "") for one in labelled(0)]
+    parts, by = _parts(labels, 3, 0)
+    assert by == "item" and all(40 < count < 80 for count in np.bincount(parts))
+    assert fit(labels, CONFIG, seed=0)[1].by == "item"
 
 
 def test_labels_of_one_kind_are_refused() -> None:
-    with pytest.raises(UserError, match="of 90 labels, those to fit on are all of one kind"):
+    with pytest.raises(UserError, match="the 90 labels are all of one kind"):
         fit([one for one in labelled(0) if one.good], CONFIG, seed=0)
+    with pytest.raises(UserError, match="of 31 labels, those to fit on are all of one kind"):
+        fit([*[one for one in labelled(0) if one.good][:30], Labelled("x", False, "")], CONFIG, seed=0)
 
 
 def test_labels_are_read_and_other_rows_named(tmp_path: Path) -> None:
     path = tmp_path / "labels.jsonl"
     path.write_text('{"text": "头痛", "label": "good", "group": "a"}\n\n{"text": "特价", "label": "bad"}\n', "utf-8")
-    assert read_labels(str(path)) == [Labelled("头痛", True, "a"), Labelled("特价", False, "")]
+    assert read_texts(str(path)) == [Labelled("头痛", True, "a"), Labelled("特价", False, "")]
     for row in ('{"text": "x", "label": "fine"}', '{"label": "good"}', '{"text": null, "label": "bad"}', "[1]", "{"):
         path.write_text('{"text": "x", "label": "bad"}\n' + row, "utf-8")
         with pytest.raises(UserError, match=r"labels\.jsonl, line 2: expected text and label"):
-            read_labels(str(path))
+            read_texts(str(path))
     with pytest.raises(UserError, match="can't be read"):
-        read_labels(str(tmp_path / "none.jsonl"))
+        read_texts(str(tmp_path / "none.jsonl"))
 
 
 def test_a_model_s_label_is_the_one_kind_that_it_names() -> None:

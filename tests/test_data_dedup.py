@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from data_cases import write_used
 
 from rayrl.data.dedup import Match, NearDuplicates, num_bands, shingles, similarity
-from rayrl.data.used import answered_prompts, prompt_key, read_used, write_used
+from rayrl.data.used import answered_prompts, prompt_key, read_used
 from rayrl.errors import UserError
 from rayrl.types import Conversation, Message, Origin
 
@@ -139,16 +140,16 @@ def test_every_answered_turn_is_a_prompt() -> None:
 
 def test_used_texts_may_hold_any_line_separator(tmp_path: Path) -> None:
     said = "head\u2028ache\x85since\x0cMay\r"
-    write_used(tmp_path, [conversation("c", talk(said, "Rest."))])
+    write_used(tmp_path, conversation("c", talk(said, "Rest.")))
     assert list(read_used(tmp_path).values()) == [said]
-    write_used(tmp_path, [])
+    write_used(tmp_path)
     assert read_used(tmp_path) == {}
 
 
 def test_used_keys_are_written_once_sorted_and_read_back(tmp_path: Path) -> None:
     one = conversation("c1", [{"role": "system", "content": "S"}, *talk("My knee", "Rest.", "And now?", "Wait.")])
     same = conversation("c2", talk(" my KNEE ", "Cool it."))
-    write_used(tmp_path, [one, same])
+    write_used(tmp_path, one, same)
     rows = [json.loads(line) for line in (tmp_path / "used.jsonl").read_text().splitlines()]
     expected = {prompt_key(talk("My knee")), prompt_key(talk("My knee", "Rest.", "And now?"))}
     assert [row["key"] for row in rows] == sorted(expected)

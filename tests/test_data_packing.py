@@ -76,8 +76,8 @@ def plan(**keys: Any) -> Plan:
 
 def test_a_plan_holds_every_example_once_an_epoch() -> None:
     whole = plan()
-    assert Counter(i for row in whole.rows for i in row) == dict.fromkeys(range(7), 2)
-    assert len(whole.rows) == 8
+    assert Counter(i for row in whole.rows() for i in row) == dict.fromkeys(range(7), 2)
+    assert whole.num_rows == 8
     assert whole.steps == 2 and whole.steps_per_epoch == 1
 
 
@@ -86,10 +86,10 @@ def test_steps_of_a_plan() -> None:
     single = plan(row_tokens=None)
     assert single.steps == 4
     assert [len(single.step(i)) for i in range(4)] == [4, 4, 4, 2]
-    assert [row for i in range(4) for row in single.step(i)] == single.rows
+    assert [row for i in range(4) for row in single.step(i)] == single.rows()
 
 
 def test_half_an_epoch_and_a_limit_of_steps() -> None:
-    assert len(plan(row_tokens=None, epochs=1.5).rows) == 7 + 4
-    assert len(plan(row_tokens=None, max_steps=2).rows) == 8
-    assert plan(row_tokens=None, max_steps=2).rows == plan(row_tokens=None).rows[:8]
+    assert plan(row_tokens=None, epochs=1.5).num_rows == 7 + 4
+    assert plan(row_tokens=None, max_steps=2).num_rows == 8
+    assert plan(row_tokens=None, max_steps=2).rows() == plan(row_tokens=None).rows(0, 8)

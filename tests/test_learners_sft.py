@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from data_cases import write_examples
 from learner_cases import PAD_ID
 from transformers import AutoModelForCausalLM
 
 from rayrl.config.sft import GuardConfig, SFTModelConfig
 from rayrl.data.chat_masks import Encoded
-from rayrl.data.examples import Examples
+from rayrl.data.examples import Examples, ExamplesWriter
 from rayrl.errors import RunError
 from rayrl.learners.gradient_guard import GradientGuard
 from rayrl.learners.sft import SFTLearner
@@ -23,15 +24,16 @@ from rayrl.models.builtin import resolve_model
 pytestmark = pytest.mark.usefixtures("one_rank")
 
 
-def examples(seed: int = 0) -> Examples:
+@pytest.fixture
+def data(tmp_path: Path) -> Examples:
     """Two sources of six and three examples, 5 to 20 tokens each, the second half of each counted."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
 
     def row() -> Encoded:
         length = int(rng.integers(5, 21))
         return Encoded(rng.integers(3, 512, length).astype(np.int32), np.arange(length) >= length // 2)
 
-    return Examples.build([[row() for _ in range(6)], [row() for _ in range(3)]])
+    return write_examples(tmp_path / "data", [[row() for _ in range(6)], [row() for _ in range(3)]])
 
 
 def learner(packed: bool = True, guard: dict[str, Any] | None = None, batch_size: int = 2, **config: Any) -> SFTLearner:
@@ -52,23 +54,25 @@ def learner(packed: bool = True, guard: dict[str, Any] | None = None, batch_size
 
 
 def counted(data: Examples, rows: list[list[int]]) -> int:
-    return int(sum(data.loss_tokens[i] for row in rows for i in row))
+    return int(sum(data.counted[i] for row in rows for i in row))
 
 
 def test_examples_come_back_from_disk(tmp_path: Path) -> None:
-    data = examples()
-    data.save(tmp_path)
-    loaded = Examples.load(tmp_path)
-    assert len(loaded) == 9 and loaded.sizes(2) == [6, 3]
-    for i in range(9):
-        ids, mask = data.example(i)
-        assert loaded.example(i)[0].tolist() == ids.tolist()
-        assert loaded.loss_tokens[i] == mask.sum()
+    made = [Encoded(np.arange(n, dtype=np.int32), np.arange(n) > 1) for n in (3, 5, 2)]
+    loaded = write_examples(tmp_path, [made[:2], [], made[2:]])
+    assert len(loaded) == 3 and loaded.sizes(3) == [2, 0, 1]
+    assert loaded.lengths.tolist() == [3, 5, 2] and loaded.counted.tolist() == [1, 3, 0]
+    for i, one in enumerate(made):
+        ids, mask = loaded.example(i)
+        assert ids.tolist() == one.ids.tolist() and mask.tolist() == one.mask.tolist()
+    with ExamplesWriter(tmp_path) as writer, pytest.raises(ValueError, match="source 0 after one of 1"):
+        writer.add(1, made[0])
+        writer.add(0, made[0])
+    assert len(write_examples(tmp_path, [])) == 0
 
 
-def test_packed_padded_and_split_steps_train_alike() -> None:
+def test_packed_padded_and_split_steps_train_alike(data: Examples) -> None:
     """The same nine examples: in two packed rows, in nine padded ones, and in other micro-batches."""
-    data = examples()
     packed_rows = [[0, 1, 2, 6], [3, 4, 5, 7, 8]]
     results = []
     for one, rows in (
@@ -84,33 +88,30 @@ def test_packed_padded_and_split_steps_train_alike() -> None:
             assert ours == pytest.approx(theirs, rel=1e-3)
     first = results[0][0]
     assert first["share/0"] + first["share/1"] == pytest.approx(1)
-    assert first["share/1"] == pytest.approx(data.loss_tokens[6:].sum() / data.loss_tokens.sum())
+    assert first["share/1"] == pytest.approx(data.counted[6:].sum() / data.counted.sum())
     assert results[0][1]["loss/train"] < first["loss/train"]
 
 
-def test_sums_are_the_losses_by_group() -> None:
-    data = examples()
+def test_sums_are_the_losses_by_group(data: Examples) -> None:
     one = learner(micro_batch_size=2)
     rows = [[0, 1, 2, 6], [3, 4, 5, 7, 8]]
     sequences = [[data.example(i) for i in row] for row in rows]
     sums, tokens = one.sums(sequences, rows, 9)
-    assert tokens.tolist() == data.loss_tokens.tolist()
+    assert tokens.tolist() == data.counted.tolist()
     loss = one.step(0, rows, data, counted(data, rows))["loss/train"]
     assert -sums.sum() / tokens.sum() == pytest.approx(loss, rel=1e-5)
     alone, _ = one.sums([[data.example(7)]], [[0]], 1)
     assert math.isfinite(alone[0])
 
 
-def test_a_last_step_with_fewer_rows_than_micro_batches() -> None:
-    data = examples()
+def test_a_last_step_with_fewer_rows_than_micro_batches(data: Examples) -> None:
     few, exact = learner(batch_size=4), learner(batch_size=1)
     got = few.step(0, [[0, 6]], data, counted(data, [[0, 6]]))
     assert got == pytest.approx(exact.step(0, [[0, 6]], data, counted(data, [[0, 6]])), rel=1e-4)
 
 
 @pytest.mark.parametrize("train", [{}, {"mode": "lora"}, {"mode": "last_n", "num_layers": 1}])
-def test_the_exported_model_is_the_trained_one(tmp_path: Path, train: dict[str, Any]) -> None:
-    data = examples()
+def test_the_exported_model_is_the_trained_one(tmp_path: Path, train: dict[str, Any], data: Examples) -> None:
     one = learner(train=train)
     rows = [[0, 1, 2], [6, 7]]
     for step in range(3):
@@ -137,8 +138,7 @@ def test_weights_that_arent_finite_are_not_saved(tmp_path: Path) -> None:
         one.save_model(tmp_path)
 
 
-def test_a_step_that_isnt_finite_changes_nothing_and_is_counted() -> None:
-    data = examples()
+def test_a_step_that_isnt_finite_changes_nothing_and_is_counted(data: Examples) -> None:
     one = learner(guard={"max_skipped": 2})
     rows = [[0, 1], [6]]
     one.step(0, rows, data, counted(data, rows))
@@ -172,8 +172,7 @@ def test_without_a_factor_nothing_explodes() -> None:
     assert [guard.observe(norm, 0)["guard/exploded"] for norm in [1.0] * 9 + [1e9]] == [0.0] * 10
 
 
-def test_the_rate_follows_the_guard() -> None:
-    data = examples()
+def test_the_rate_follows_the_guard(data: Examples) -> None:
     one = learner()
     rows = [[0, 1], [6]]
     rates = []

@@ -12,7 +12,10 @@ import pytest
 from rayrl.tracking.rows import read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ("steps=3", "checkpoint.every=1", "evaluation.num_prompts=4", "rollout.max_new_tokens=8", "prompts_per_step=4")
+SHORT = (
+    "steps=3", "checkpoint.every=1", "evaluation.num_prompts=4", "rollout.max_new_tokens=8", "prompts_per_step=4",
+    "policy.ranks=1", "critic.ranks=1",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")

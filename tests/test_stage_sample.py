@@ -13,6 +13,7 @@ import numpy as np
 import psutil
 import pytest
 import ray
+from data_cases import write_used
 from run_cases import COMMAND, leaves_nothing, rayrl
 
 from cluster.session import connect
@@ -23,7 +24,6 @@ from rayrl.data.candidates import read_candidates
 from rayrl.data.chat import load_tokenizer
 from rayrl.data.dedup import NearDuplicates
 from rayrl.data.stage_folder import MANIFEST
-from rayrl.data.used import write_used
 from rayrl.errors import RunError, UserError
 from rayrl.models.builtin import resolve_model
 from rayrl.stages import sample_prompts
@@ -99,7 +99,7 @@ def test_each_drop_has_one_reason_and_the_counts_add_up(tmp_path: Path, tokenize
         {"role": "user", "content": "I have had a rash on both hands since Monday morning."},
         {"role": "assistant", "content": "Does it itch?"},
     ]
-    write_used(sft, [Conversation("c", rash, Origin("s", "real", "instruction", "f", 1))])
+    write_used(sft, Conversation("c", rash, Origin("s", "real", "instruction", "f", 1)))
     renamed = used.rename(tmp_path / "finetuning.jsonl")
     rollout = RolloutConfig(max_prompt_tokens=200)
     chosen = choose_prompts(config(a, exclude=[sft, renamed], rollout=rollout), tokenizer)

@@ -25,7 +25,7 @@ from rayrl.data.examples import Examples
 from rayrl.data.used import read_used
 from rayrl.errors import RunError, UserError
 from rayrl.models.builtin import resolve_model
-from rayrl.stages.sft_data import DATA, DataCounts, held_out, read_data, sft_tokenizer
+from rayrl.stages.sft_data import DATA, DataCounts, draft_of, held_out, read_data, sft_tokenizer
 from rayrl.stages.sft_probe import Probe
 from rayrl.stages.sft_worker import Trainer
 from rayrl.tracking.rows import is_timing, read_rows
@@ -78,7 +78,7 @@ def config_of(folder: Path, **keys: Any) -> SFTConfig:
 def prepared(config: SFTConfig) -> DataCounts:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return read_data(config, sft_tokenizer(config, resolve_model("tiny-random"))).write(folder)
+    return read_data(config, sft_tokenizer(config, resolve_model("tiny-random")), draft_of(folder)).publish(folder)
 
 
 def train(config: SFTConfig) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_cases import write_examples
 
 from rayrl.config.load import ConfigError, load
 from rayrl.config.sft import SFTConfig
@@ -35,38 +36,38 @@ def config(tmp_path: Path, **more: object) -> SFTConfig:
     return load(SFTConfig, str(file))
 
 
-def examples(sizes: tuple[int, ...], seed: int = 0) -> Examples:
+def examples(folder: Path, sizes: tuple[int, ...], seed: int = 0) -> Examples:
     """Of random lengths, longer ones in later sources; the second half of each is counted."""
     rng = np.random.default_rng(seed)
     made = []
     for source, size in enumerate(sizes):
         lengths = rng.integers(10 + 20 * source, 60 + 40 * source, size)
         made.append([Encoded(np.zeros(n, np.int32), np.arange(n) >= n // 2) for n in lengths])
-    return Examples.build(made)
+    return write_examples(folder, made)
 
 
 def test_every_example_is_trained_on_as_often_as_its_source_says(tmp_path: Path) -> None:
-    data = examples((40, 60, 20))
+    data = examples(tmp_path, (40, 60, 20))
     plan = plan_of(config(tmp_path), data)
-    drawn = np.bincount([i for row in plan.rows for i in row], minlength=120)
+    drawn = np.bincount([i for row in plan.rows() for i in row], minlength=120)
     assert drawn.tolist() == [1] * 100 + [3] * 20
-    assert max(sum(data.lengths[i] for i in row) for row in plan.rows) <= 256
+    assert max(sum(data.lengths[i] for i in row) for row in plan.rows()) <= 256
 
 
 def test_a_run_that_goes_on_sees_the_same_rows(tmp_path: Path) -> None:
-    data = examples((40, 60, 20))
+    data = examples(tmp_path, (40, 60, 20))
     first, again = plan_of(config(tmp_path), data), plan_of(config(tmp_path), data)
     assert [again.step(step) for step in range(3, again.steps)] == [first.step(step) for step in range(3, first.steps)]
-    assert plan_of(config(tmp_path, seed=1), data).rows != first.rows
-    assert plan_of(config(tmp_path, max_steps=2), data).rows == first.rows[:8]
+    assert plan_of(config(tmp_path, seed=1), data).rows() != first.rows()
+    assert plan_of(config(tmp_path, max_steps=2), data).rows() == first.rows(0, 8)
 
 
 def test_shares_over_the_steps_match_the_closed_form(tmp_path: Path) -> None:
-    data = examples((4000, 6000, 1500))
+    data = examples(tmp_path, (4000, 6000, 1500))
     given = config(tmp_path, batch_size=32)
     plan = plan_of(given, data)
     expected = shares_over_steps(given, data, plan.steps)
-    counted = data.loss_tokens
+    counted = data.counted
     seen = np.zeros((3, plan.steps))
     for step in range(plan.steps):
         for row in plan.step(step):
@@ -110,9 +111,9 @@ def test_packing_wastes_little_at_length_4096_on_real_text(tmp_path: Path) -> No
             if line:
                 size = min(4096, max(2, len(json.dumps(json.loads(line), ensure_ascii=False).encode()) // 3))
                 made[source].append(Encoded(np.zeros(size, np.int32), np.ones(size, bool)))
-    data = Examples.build(made)
+    data = write_examples(tmp_path, made)
     plan = plan_of(config(tmp_path, data={"sources": SOURCES, "max_tokens": 4096}), data)
-    tokens = sum(int(data.lengths[i]) for row in plan.rows for i in row)
-    wasted = 1 - tokens / (4096 * len(plan.rows))
-    print(f"{wasted:.2%} of {len(plan.rows)} rows")
+    tokens = sum(int(data.lengths[i]) for row in plan.rows() for i in row)
+    wasted = 1 - tokens / (4096 * plan.num_rows)
+    print(f"{wasted:.2%} of {plan.num_rows} rows")
     assert wasted < 0.02

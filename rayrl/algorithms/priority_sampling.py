@@ -19,8 +19,8 @@ def priority_order(sizes: Sequence[int], priorities: Sequence[float], epochs: Se
     Args:
         sizes: examples of each source.
         priorities: pi of each source's examples, above 0.
-        epochs: how often each source's examples occur among those to be drawn; of a part of an epoch, those with the
-            first keys are taken.
+        epochs: how often each source's examples occur among those to be drawn; of a part of an epoch, so many
+            drawn evenly.
         seed: not negative.
     """
     keys, indices, begin = [], [], 0

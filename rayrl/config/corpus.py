@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
+from rayrl.config.encoding import Encoding
 from rayrl.config.judge import EndpointConfig
 from rayrl.config.parts import RayConfig, RolloutConfig
 from rayrl.config.strict import CommandConfig, Strict
@@ -39,7 +39,7 @@ class CorpusSourceConfig(Strict):
     )
     genre: str = Field("web", description="Kind of text, such as `web`, `book`, `encyclopedia`, `literature`.")
     language: str = Field("auto", description="`auto` identifies each text's; otherwise what all of it is in.")
-    encoding: str = Field(
+    encoding: Encoding = Field(
         "auto", description="`auto` tells UTF-8, GBK, GB18030, Big5 and UTF-16 apart; a named one saves the time."
     )
     columns: dict[str, str] = Field(
@@ -52,16 +52,6 @@ class CorpusSourceConfig(Strict):
         description="What a document is in plain text: a file, a paragraph between empty lines, or a line. `auto`: "
         "each of a folder's files whole, a single file by paragraphs.",
     )
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, encoding: str) -> str:
-        if encoding != "auto":
-            try:
-                codecs.lookup(encoding)
-            except LookupError:
-                raise ValueError(f"Python knows no encoding {encoding!r}; for example utf-8, gbk, big5") from None
-        return encoding
 
     @field_validator("columns")
     @classmethod
@@ -155,14 +145,12 @@ class RulesConfig(Strict):
     )
 
 
-class QualityConfig(Strict):
-    """A classifier of good and bad texts, fitted by the stage itself."""
+class LabelledConfig(Strict):
+    """A classifier that its stage fits on labels, from a file or a model."""
 
-    labels: str | None = Field(
-        None, description="JSONL of `text`, `label` (good or bad) and `group`, such as the source; or:"
-    )
-    judge: EndpointConfig | None = Field(None, description="a model that labels a sample of the segments.")
-    num_labels: PositiveInt = Field(1000, description="Segments that the model labels.")
+    labels: str | None = Field(None, description="JSONL of labels (the stage's page says of what); or:")
+    judge: EndpointConfig | None = Field(None, description="a model that labels a sample of what the stage takes.")
+    num_labels: PositiveInt = Field(1000, description="Of the sample that the model labels.")
     held_out_fraction: float = Field(
         0.3,
         gt=0,
@@ -174,14 +162,18 @@ class QualityConfig(Strict):
         ge=0,
         le=1,
         description="The threshold with the highest precision is taken among those that keep so many of the held-out "
-        "good texts.",
+        "good ones.",
     )
 
     @model_validator(mode="after")
-    def _one(self) -> QualityConfig:
+    def _one(self) -> LabelledConfig:
         if (self.labels is None) == (self.judge is None):
             raise ValueError("set one of labels and judge")
         return self
+
+
+class QualityConfig(LabelledConfig):
+    """A classifier of good and bad texts: `text`, `label` (good or bad) and `group`, such as the source."""
 
 
 class CleanConfig(Strict):
@@ -233,7 +225,7 @@ class DedupConfig(Strict):
         gt=0,
         le=1,
         description="Jaccard similarity of character sequences from which two texts are the same, by MinHash; at 0.5 "
-        "a text is found with one in twelve of its characters changed here and there, at 0.4 with one in ten. null "
+        "a text is found with one in thirteen of its characters changed here and there, at 0.4 with one in ten. null "
         "leaves it out.",
     )
     semantic: SemanticConfig | None = Field(None, description="Also by meaning.")
@@ -299,6 +291,17 @@ class UnifyConfig(Strict):
         return self
 
 
+class DetectorConfig(LabelledConfig):
+    """A classifier of answers: `text`, `answer`, `label` (keeps or departs) and `group`, such as the source."""
+
+    mismatched: bool = Field(
+        True, description="Texts beside other texts' answers are further examples of answers that depart."
+    )
+    encoder: EncoderConfig | None = Field(
+        None, description="A model that gives texts of several languages vectors, whose cosine is a further sign."
+    )
+
+
 class CheckConfig(Strict):
     """Whether answers keep to their texts."""
 
@@ -306,6 +309,9 @@ class CheckConfig(Strict):
         {"zh-zh": 0.3, "en-en": 0.3},
         description="Least 1-gram Jaccard similarity of text and answer by languages, `TEXT-ANSWER`; other pairs "
         "aren't measured by it.",
+    )
+    detector: DetectorConfig | None = Field(
+        None, description="For those other pairs: a classifier that the stage fits, as for answers in another language."
     )
     regenerate: int = Field(2, ge=0, description="How often a failed answer is asked for again before it is set aside.")
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 from typing import Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt
 
+from rayrl.config.encoding import Encoding
 from rayrl.config.strict import Strict
 
 Format = Literal[
@@ -45,7 +45,7 @@ class SourceConfig(Strict):
     epochs: PositiveFloat | None = Field(
         None, description="`rayrl sft` with `mode: one_stage`: how often its rows are drawn; by default once."
     )
-    encoding: str = Field(
+    encoding: Encoding = Field(
         "auto",
         description="Of text files; `auto` tells UTF-8 (and UTF-16 with its mark) from GBK and GB18030.",
     )
@@ -67,13 +67,3 @@ class SourceConfig(Strict):
     max_chars: PositiveInt = Field(
         100_000, description="A longer turn, answer or field is rejected (documents may be longer)."
     )
-
-    @field_validator("encoding")
-    @classmethod
-    def _known_encoding(cls, encoding: str) -> str:
-        if encoding != "auto":
-            try:
-                codecs.lookup(encoding)
-            except LookupError:
-                raise ValueError(f"Python knows no encoding {encoding!r}; for example utf-8, gbk, gb18030") from None
-        return encoding

@@ -7,8 +7,8 @@ from collections import Counter
 import pyarrow as pa
 
 from rayrl.config.corpus import CleanConfig
+from rayrl.corpus.classifier import Classifier
 from rayrl.corpus.personal import mask
-from rayrl.corpus.quality import Quality
 from rayrl.corpus.records import Result, keep, replace
 from rayrl.corpus.rules import why_not
 
@@ -18,7 +18,7 @@ BAD = "the classifier calls it bad"
 class Clean:
     """The step. `quality`: None where no classifier is configured."""
 
-    def __init__(self, config: CleanConfig, quality: Quality | None) -> None:
+    def __init__(self, config: CleanConfig, quality: Classifier[str] | None) -> None:
         self._config, self._quality = config, quality
 
     def __call__(self, table: pa.Table) -> Result:

@@ -1,17 +1,21 @@
 """The stage `check`: does an answer keep to its text? What doesn't is worded again, then set aside.
 
-In one language, by the 1-gram Jaccard similarity of text and answer (HuatuoGPT-II, section 3.2, which doesn't say the
-threshold; 0.5 stands in its code, commented out). Units are Chinese characters and words (data/units.py).
+In one language, by the 1-gram Jaccard similarity of text and answer (HuatuoGPT-II, appendix B, which doesn't say the
+threshold; 0.5 stands in its code, commented out). Units are Chinese characters and words (data/units.py). Of two
+languages, by a detector that is fitted on labels (detector.py).
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from rayrl.config.corpus import CheckConfig, UnifyConfig
+from rayrl.corpus.classifier import Classifier
+from rayrl.corpus.detector import Pair
 from rayrl.corpus.records import INSTRUCTION, Result
 from rayrl.corpus.unify import Generator, answer_messages, why_not
 from rayrl.data.units import units
@@ -25,17 +29,29 @@ def overlap(text: str, answer: str) -> float:
     return len(a & b) / len(a | b) if a or b else 0.0
 
 
-class Check:
-    """The step: instructions in and out."""
+def least_overlap(row: Mapping[str, Any], config: CheckConfig) -> float | None:
+    """What text and answer of a row of INSTRUCTION must share; None where their languages aren't measured so."""
+    return config.least_overlap.get(f"{row['language'][:2]}-{row['target']}")
 
-    def __init__(self, config: CheckConfig, unify: UnifyConfig, generator: Generator) -> None:
-        self._config, self._unify, self._generate = config, unify, generator
+
+def pair_of(row: Mapping[str, Any]) -> Pair:
+    """Text and answer of a row of INSTRUCTION."""
+    return Pair(row["text"], row["messages"][1]["content"], row["language"], row["target"])
+
+
+class Check:
+    """The step: instructions in and out. `detector`: None where none is configured."""
+
+    def __init__(
+        self, config: CheckConfig, unify: UnifyConfig, generator: Generator, detector: Classifier[Pair] | None = None
+    ) -> None:
+        self._config, self._unify, self._generate, self._detector = config, unify, generator, detector
 
     def __call__(self, table: pa.Table) -> Result:
         """See records.Step."""
         rows = table.to_pylist()
         notes: Counter[str] = Counter()
-        left = [i for i, row in enumerate(rows) if not self._keeps(row)]
+        left = self._departing(rows, range(len(rows)))
         notes["answers that departed at first"] = len(left)
         for attempt in range(self._config.regenerate):
             if not left:
@@ -44,24 +60,34 @@ class Check:
             number = self._unify.tries + attempt
             requests = [self._request(rows[i], number) for i in left]
             notes["requests"] += len(left)
-            again = []
             for i, reply in zip(left, self._generate(requests, number), strict=True):
                 row = rows[i]
                 row["tries"] += 1
                 if reply is not None and why_not(reply, self._unify, question=False) is None:
                     row["messages"][1]["content"] = reply.strip()
-                if not self._keeps(row):
-                    again.append(i)
-            left = again
+            left = self._departing(rows, left)
         gone = set(left)
         kept = pa.Table.from_pylist([row for i, row in enumerate(rows) if i not in gone], schema=INSTRUCTION)
         return Result(kept, [(i, DEVIATES) for i in left], notes=notes)
 
-    def _keeps(self, row: dict[str, Any]) -> bool:
-        """Whether the answer keeps to its text; notes how much they share."""
-        row["overlap"] = overlap(row["text"], row["messages"][1]["content"])
-        least = self._config.least_overlap.get(f"{row['language'][:2]}-{row['target']}")
-        return least is None or row["overlap"] >= least
+    def _departing(self, rows: Sequence[dict[str, Any]], asked: Iterable[int]) -> list[int]:
+        """Which rows' answers don't keep to their texts; notes by how much they do."""
+        gone, unmeasured = [], []
+        for i in asked:
+            row = rows[i]
+            row["overlap"] = overlap(row["text"], row["messages"][1]["content"])
+            least = least_overlap(row, self._config)
+            if least is None:
+                unmeasured.append(i)
+            elif row["overlap"] < least:
+                gone.append(i)
+        if self._detector is not None:
+            keeps = self._detector.probabilities([pair_of(rows[i]) for i in unmeasured])
+            for i, probability in zip(unmeasured, keeps.tolist(), strict=True):
+                rows[i]["keeps"] = probability
+                if probability < self._detector.threshold:
+                    gone.append(i)
+        return sorted(gone)
 
     def _request(self, row: dict[str, Any], attempt: int) -> Any:
         question = row["messages"][0]["content"]

@@ -1,9 +1,10 @@
-"""Labels for the quality classifier from a model: it reads a segment and says what is wrong with it, if anything."""
+"""Labels from a model: it reads a segment and says what is wrong with it, if anything."""
 
 from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Sequence
 
 from rayrl.types import Message
 
@@ -20,22 +21,27 @@ _TASK = (
     "offtopic: readable, but not about health or medicine\n"
     "harmful: it misleads about health, or endangers"
 )
-_WORD = re.compile(rf"\b({'|'.join(KINDS)})\b", re.I)
 
 
 def label_messages(text: str) -> list[Message]:
     """Asks what kind of text it is."""
-    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    fenced = f"<<<TEXT {mark}>>>\n{text}\n<<<END {mark}>>>"
+    between, mark = fenced(text)
     return [
         Message(role="system", content=_SYSTEM.format(mark=mark)),
-        Message(role="user", content=_TASK.format(text=fenced)),
+        Message(role="user", content=_TASK.format(text=between)),
     ]
 
 
-def kind_of(reply: str | None) -> str | None:
+def fenced(text: str) -> tuple[str, str]:
+    """(the text between two marker lines that its author can't have known, their mark)."""
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    return f"<<<TEXT {mark}>>>\n{text}\n<<<END {mark}>>>", mark
+
+
+def kind_of(reply: str | None, kinds: Sequence[str] = KINDS) -> str | None:
     """The one kind that a reply names; None where it names none, or several."""
-    found = {word.lower() for word in _WORD.findall(reply or "")}
+    named = re.findall(rf"\b({'|'.join(kinds)})\b", reply or "", re.I)
+    found = {word.lower() for word in named}
     return found.pop() if len(found) == 1 else None
 
 

@@ -1,6 +1,6 @@
 """The stage `extract`: is a text of the domain? By the share of it that terms of the domain's lexicons cover.
 
-HuatuoGPT-II keeps what holds enough medical terms (section 3.1: THUOCL and the SPECIALIST lexicon without general
+HuatuoGPT-II keeps what holds enough medical terms (appendix A: THUOCL and the SPECIALIST lexicon without general
 words). Here the share is of characters in Chinese, Japanese and Korean and of words elsewhere, so that long and short
 texts are measured alike; terms have weights, and each language and genre may have a threshold of its own. Terms are
 found by the Aho-Corasick automaton of ahocorasick-rs, the longest at each place; in Latin script whole words only, and

@@ -5,8 +5,9 @@ with probability J^4, and one of 64 bands with 1 - (1 - J^4)^64: 0.98 at J = 0.5
 kept where the share of equal hashes, an estimate of J with a standard deviation of 0.03, reaches the threshold. A
 signature is kept in a byte a hash, which two different hashes share once in 256; the estimate takes that into account.
 
-Every part works by shards: sketches a shard each; candidates a band each; estimates a shard each. No process ever holds
-all texts, all signatures or all keys, but for one band's (4 bytes a text).
+Every part works by shards: sketches a shard each; candidates some bands each; estimates a shard each. No process ever
+holds all texts, all signatures or all keys, but for one band's and their order (about 30 bytes a text) with the pairs
+found so far.
 """
 
 from __future__ import annotations

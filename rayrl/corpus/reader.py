@@ -16,6 +16,8 @@ from rayrl.data.storage import Place
 
 BATCH_ROWS = 512
 BATCH_CHARS = 4_000_000
+_MOST_SEEN = 1 << 20
+"""Keys that a task remembers; what it doesn't find again, the comparison of all shards does."""
 THE_SAME = "the same as an earlier document"
 
 
@@ -86,5 +88,6 @@ class Reader:
         if self._config.duplicates == "drop":
             if row["key"] in self._seen:
                 return THE_SAME
-            self._seen.add(row["key"])
+            if len(self._seen) < _MOST_SEEN:
+                self._seen.add(row["key"])
         return None

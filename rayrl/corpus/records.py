@@ -17,6 +17,7 @@ INSTRUCTION, of the stages unify and check: `rayrl sft` reads it as conversation
     messages          question and answer
     text, target      what they were made from, with its neighbours; the language that they are in
     tries             requests that the answer took;  overlap: 1-gram Jaccard similarity of text and answer
+    keeps             probability that the answer keeps to its text, by the trained detector
 
 Nothing here imports Ray or torch.
 """
@@ -66,12 +67,15 @@ INSTRUCTION = pa.schema(
         ("position", pa.int64()),
         ("tries", pa.int32()),
         ("overlap", pa.float32()),
+        ("keeps", pa.float32()),
     ]
 )
 GROUP_BY = ("source", "genre", "language")
 EXAMPLES = 3
 """Of every reason, texts that a stage's manifest shows."""
 EXAMPLE_CHARS = 240
+_GROUP_FROM = 256
+"""Batches that wait to be counted."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +185,8 @@ class Sizes:
         if table.num_rows:
             sized = table.select(list(GROUP_BY)).append_column("chars", pc.utf8_length(table["text"]))
             self._waiting.append(sized.append_column("bytes", pc.binary_length(table["text"])))
+            if len(self._waiting) >= _GROUP_FROM:
+                self._grouped()
 
     def add_rows(self, rows: Iterable[dict[str, Any]]) -> None:
         """Adds what `rows` gave."""

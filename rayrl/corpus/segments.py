@@ -1,6 +1,6 @@
 """The stage `segment`: documents to windows of whole sentences, each with its neighbour sentences as context.
 
-HuatuoGPT-II cuts documents into segments with neighbouring sentences added (section 3.1). A segment's `text` is its
+HuatuoGPT-II cuts documents into segments with neighbouring sentences added (appendix A). A segment's `text` is its
 own, `before` and `after` belong to its neighbours: a document's segments' texts, one after the other, are its text.
 """
 

@@ -1,6 +1,6 @@
 """The stage `unify`: a segment to a question and its answer, in one style and one language, as a model words them.
 
-HuatuoGPT-II's data unification (section 3.2 and adaption/data_unification/rewrite.py): first a question that the text
+HuatuoGPT-II's data unification (appendix B and adaption/data_unification/rewrite.py): first a question that the text
 answers, then the answer from question and text. Limits are the paper's code's: 400 characters of text for the question
 and 600 for the answer, questions up to 180 characters, no "参考" in an answer, two tries. The wording is the project's
 own. The text stands between marker lines that its author can't have known, since a page may say anything.
@@ -8,7 +8,6 @@ own. The text stands between marker lines that its author can't have known, sinc
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from rayrl.config.corpus import UnifyConfig
+from rayrl.corpus.labels import fenced
 from rayrl.corpus.records import INSTRUCTION, Result
 from rayrl.types import Message
 
@@ -76,12 +76,12 @@ def target_language(language: str, config: UnifyConfig) -> str:
 
 def question_messages(text: str, language: str, config: UnifyConfig, attempt: int = 0) -> list[Message]:
     """Asks for a question in `language` that the text answers."""
-    return _messages(text, _QUESTION[language].format(text=_fenced(text)), language, config, attempt)
+    return _messages(text, _QUESTION[language].format(text=fenced(text)[0]), language, config, attempt)
 
 
 def answer_messages(text: str, question: str, language: str, config: UnifyConfig, attempt: int = 0) -> list[Message]:
     """Asks for the question's answer from the text."""
-    asked = _ANSWER[language].format(text=_fenced(text), question=question)
+    asked = _ANSWER[language].format(text=fenced(text)[0], question=question)
     return _messages(text, asked, language, config, attempt)
 
 
@@ -163,17 +163,8 @@ def _phrase(phrase: str) -> re.Pattern[str]:
     return re.compile(words, re.IGNORECASE)
 
 
-def _fenced(text: str) -> str:
-    mark = _mark(text)
-    return f"<<<TEXT {mark}>>>\n{text}\n<<<END {mark}>>>"
-
-
-def _mark(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
 def _messages(text: str, asked: str, language: str, config: UnifyConfig, attempt: int) -> list[Message]:
-    system = _SYSTEM[language].format(mark=_mark(text))
+    system = _SYSTEM[language].format(mark=fenced(text)[1])
     if config.instructions is not None:
         system += "\n" + config.instructions
     if attempt:

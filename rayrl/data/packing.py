@@ -46,9 +46,12 @@ def pack(lengths: Sequence[int], capacity: int) -> list[Row]:
 
 @dataclass(frozen=True)
 class Plan:
-    """Every row of a run, in order, and the size of its steps."""
+    """Every row of a run, in order, and the size of its steps. Flat, since a run may have millions of examples."""
 
-    rows: list[Row]
+    examples: np.ndarray
+    """int64 [E]: the rows' examples, end to end."""
+    begins: np.ndarray
+    """int64 [rows + 1]: where each row begins."""
     batch_size: int
     steps_per_epoch: int
     """Of the first epoch; others differ by a row or two."""
@@ -56,11 +59,21 @@ class Plan:
     @property
     def steps(self) -> int:
         """Optimizer steps of the run."""
-        return -(-len(self.rows) // self.batch_size)
+        return -(-self.num_rows // self.batch_size)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the run."""
+        return len(self.begins) - 1
+
+    def rows(self, start: int = 0, end: int | None = None) -> list[Row]:
+        """The rows from `start` to before `end`."""
+        end = self.num_rows if end is None else min(end, self.num_rows)
+        return [self.examples[self.begins[i] : self.begins[i + 1]].tolist() for i in range(start, end)]
 
     def step(self, step: int) -> list[Row]:
         """Rows of optimizer step `step`, from 0; the last may have fewer than `batch_size`."""
-        return self.rows[step * self.batch_size : (step + 1) * self.batch_size]
+        return self.rows(step * self.batch_size, (step + 1) * self.batch_size)
 
 
 def make_plan(
@@ -75,38 +88,47 @@ def make_plan(
     max_steps: int | None = None,
 ) -> Plan:
     """The plan of a run over sources of `sizes` examples. `row_tokens` None: one example a row."""
-    rows: list[Row] = []
-    per_epoch = 0
+    parts: list[Rows] = []
     whole, part = int(epochs), epochs % 1
     for epoch in range(whole + (part > 0)):
         order = epoch_examples(sizes, weights, seed, epoch)
         if epoch == whole:
             order = order[: round(len(order) * part)]
-        rows += _rows(order, lengths, row_tokens)
-        if epoch == 0:
-            per_epoch = -(-len(rows) // batch_size)
-        if max_steps is not None and len(rows) >= max_steps * batch_size:
-            rows = rows[: max_steps * batch_size]
+        parts.append(_rows(order, lengths, row_tokens))
+        if max_steps is not None and sum(len(sizes) for _, sizes in parts) >= max_steps * batch_size:
             break
-    return Plan(rows, batch_size, per_epoch)
+    return _plan(parts, batch_size, max_steps)
 
 
 def plan_in_order(
     order: np.ndarray, lengths: np.ndarray, *, batch_size: int, row_tokens: int | None, max_steps: int | None = None
 ) -> Plan:
     """The plan of a run over examples in a given order; `order`: int64 [E], examples may occur several times."""
-    rows = _rows(order, lengths, row_tokens)
-    if max_steps is not None:
-        rows = rows[: max_steps * batch_size]
-    return Plan(rows, batch_size, -(-len(rows) // batch_size))
+    return _plan([_rows(order, lengths, row_tokens)], batch_size, max_steps)
 
 
-def _rows(order: np.ndarray, lengths: np.ndarray, row_tokens: int | None) -> list[Row]:
+Rows = tuple[np.ndarray, np.ndarray]
+"""(examples int64 [E], how many of them each row has int64 [rows])."""
+
+
+def _rows(order: np.ndarray, lengths: np.ndarray, row_tokens: int | None) -> Rows:
     if row_tokens is None:
-        return [[int(i)] for i in order]
-    rows: list[Row] = []
+        return order, np.ones(len(order), dtype=np.int64)
+    examples, sizes = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
     for begin in range(0, len(order), WINDOW):
         window = order[begin : begin + WINDOW]
         packed = pack(lengths[window].tolist(), row_tokens)
-        rows += [[int(window[i]) for i in row] for row in packed]
-    return rows
+        examples.append(window[[i for row in packed for i in row]])
+        sizes.append(np.array([len(row) for row in packed], dtype=np.int64))
+    return np.concatenate(examples), np.concatenate(sizes)
+
+
+def _plan(parts: Sequence[Rows], batch_size: int, max_steps: int | None) -> Plan:
+    """The plan of epochs, up to `max_steps`."""
+    sizes = np.concatenate([np.empty(0, dtype=np.int64), *(sizes for _, sizes in parts)])
+    if max_steps is not None:
+        sizes = sizes[: max_steps * batch_size]
+    begins = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    examples = np.concatenate([np.empty(0, dtype=np.int64), *(order for order, _ in parts)])[: begins[-1]]
+    first = len(parts[0][1]) if parts else 0
+    return Plan(examples, begins, batch_size, -(-min(first, len(sizes)) // batch_size))

@@ -181,6 +181,12 @@ class Place:
         elif kind == fs.FileType.File:
             filesystem.delete_file(path)
 
+    def sweep(self) -> None:
+        """Removes drafts that killed processes left in the folder. Nobody may be writing there."""
+        if self.local is not None:
+            for draft in self.local.glob(f"*{DRAFT}"):
+                draft.unlink(missing_ok=True)
+
     def _parts(self) -> tuple[str, str, str]:
         """Path, question mark and options of a URI; a local path has no options."""
         return (self.uri, "", "") if self.local is not None else self.uri.partition("?")

@@ -7,16 +7,19 @@ copy has another key; name its source where near copies must be left out too.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterable, Sequence
+import shutil
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import TextIO
 
 from rayrl.data.split import conversation_key
 from rayrl.errors import UserError
 from rayrl.types import Conversation, Message, PromptRow
 
 USED = "used.jsonl"
+_DIGITS = 2
+"""Of a key, that name its file: 256 of them."""
 
 
 def answered_prompts(messages: Sequence[Message]) -> list[list[Message]]:
@@ -38,18 +41,33 @@ def prompt_text(messages: Sequence[Message]) -> str:
     return "\n".join(turn["content"] for turn in messages if turn["role"] != "system")
 
 
-def write_used(path: str | Path, conversations: Iterable[Conversation]) -> None:
-    """Writes key and text of every prompt answered in the conversations, sorted, each once; replaces the file whole.
+class UsedPrompts:
+    """Every prompt answered in conversations, each once. In files by their keys, of which one is in memory."""
 
-    `path`: the file, or the stage's folder, in which it is called used.jsonl.
-    """
-    target = Path(path) / USED if Path(path).is_dir() else Path(path)
-    prompts = [prompt for one in conversations for prompt in answered_prompts(one.messages)]
-    rows = {prompt_key(prompt): prompt_text(prompt) for prompt in prompts}
-    draft = target.with_name(target.name + ".draft")
-    with draft.open("w", encoding="utf-8") as out:
-        out.writelines(json.dumps({"key": k, "text": rows[k]}, ensure_ascii=False) + "\n" for k in sorted(rows))
-    os.replace(draft, target)
+    def __init__(self, folder: Path) -> None:
+        """`folder`: for those files, of its own."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._files: dict[str, TextIO] = {}
+
+    def add(self, conversation: Conversation) -> None:
+        """The prompts of another conversation."""
+        for prompt in answered_prompts(conversation.messages):
+            key = prompt_key(prompt)
+            name = key[:_DIGITS]
+            if name not in self._files:
+                self._files[name] = (self._folder / name).open("w", encoding="utf-8")
+            self._files[name].write(json.dumps({"key": key, "text": prompt_text(prompt)}, ensure_ascii=False) + "\n")
+
+    def write(self, target: Path) -> None:
+        """Writes used.jsonl as `target`, sorted by keys, and removes the files."""
+        with target.open("w", encoding="utf-8") as out:
+            for name in sorted(self._files):
+                self._files[name].close()
+                with (self._folder / name).open(encoding="utf-8", newline="\n") as lines:
+                    rows = {json.loads(line)["key"]: line for line in lines}
+                out.writelines(rows[key] for key in sorted(rows))
+        shutil.rmtree(self._folder)
 
 
 def read_used(path: str | Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -53,11 +54,10 @@ def main(config_path: str) -> None:
     """Runs or resumes the stages. Raises UserError for bad input, RunError where a stage fails."""
     config = load(CorpusConfig, config_path)
     root = Place.of(config.output_dir)
-    if root.local is None:
-        Corpus(config, root).run()
-        return
-    root.local.mkdir(parents=True, exist_ok=True)
-    with only_run(root.local):
+    with ExitStack() as alone:
+        if root.local is not None:
+            root.local.mkdir(parents=True, exist_ok=True)
+            alone.enter_context(only_run(root.local))
         Corpus(config, root).run()
 
 
@@ -90,6 +90,7 @@ class Corpus:
                 if name == config.only and folder.stale:
                     folder.clear()
                 if folder.done:
+                    folder.tidy()
                     logger.info("%s is done: %s", name, _headline(folder.manifest()["counts"]))
                 elif stages.index(name) < first:
                     raise UserError(f"{name} isn't done yet: run the command without --only or --from first")
@@ -97,7 +98,7 @@ class Corpus:
                     if not ray.is_initialized():
                         at = connect(config.ray.address, object_store_mb=config.ray.object_store_mb)
                         connection.enter_context(at)
-                    _do(Stage(config, folder), before, listing)
+                    _do(Stage(_absolute(config), folder), before, listing)
                 before = folder
                 done[name] = folder.manifest()["counts"]
         self._report(done)
@@ -123,8 +124,10 @@ class Corpus:
         """Removes what is to be made anew."""
         config = self._config
         if config.from_stage is not None:
-            for name in stages[stages.index(config.from_stage) :]:
+            again = stages[stages.index(config.from_stage) :]
+            for name in again:
                 CorpusFolder(self._root, name, {}, config.seed).clear()
+            logger.info("made anew: %s; should it be cut, the command without --from goes on", ", ".join(again))
 
     def _folder(self, name: str, listing: Listing, before: CorpusFolder | None) -> CorpusFolder:
         """The stage's folder, by what it depends on: its section, and its input."""
@@ -143,26 +146,56 @@ class Corpus:
 
 
 _ENDPOINT_MATTERS = ("endpoint", "model", "temperature", "max_tokens", "max_tokens_key")
+_ENGINE_DOESNT = ("engines", "cpus_per_engine", "gpus_per_engine", "threads")
 
 
 def _hash_of(section: Strict) -> str:
-    """Of what shapes a stage's result: an endpoint's budget, cache and pace don't."""
+    """Of what shapes a stage's result: an endpoint's budget, cache and pace don't, nor where engines run."""
 
     def shaping(value: Any) -> Any:
         if not isinstance(value, dict):
             return [shaping(one) for one in value] if isinstance(value, list | tuple) else value
-        kept = {key: value[key] for key in _ENDPOINT_MATTERS} if "api_key_env" in value else value
+        kept = {key: value[key] for key in _ENDPOINT_MATTERS} if "api_key_env" in value else dict(value)
+        if "tensor_parallel" in kept:
+            kept = {key: one for key, one in kept.items() if key not in _ENGINE_DOESNT}
         return {key: shaping(one) for key, one in kept.items()}
 
     return hashlib.sha256(json.dumps(shaping(section.model_dump(mode="json"))).encode()).hexdigest()
+
+
+def _absolute(config: CorpusConfig) -> CorpusConfig:
+    """The configuration for workers, whose working directory may be another."""
+    values = config.model_dump()
+    quality = (values["clean"] or {}).get("quality") or {}
+    detector = (values["check"] or {}).get("detector") or {}
+    unify = values["unify"] or {}
+    lists = (values["extract"] or {}).get("lexicons", []) + (values["decontaminate"] or {}).get("sets", [])
+    owners = [(one, "path") for one in lists] + [(quality, "labels"), (detector, "labels")]
+    owners += [(one, "cache") for one in (quality.get("judge"), detector.get("judge"), unify.get("endpoint")) if one]
+    for owner, key in owners:
+        if owner.get(key) is not None:
+            owner[key] = _absolute_path(owner[key])
+    encoder = ((values["dedup"] or {}).get("semantic") or {}).get("encoder")
+    for owner in (one for one in (encoder, detector.get("encoder"), unify.get("engine")) if one and one["model"]):
+        local = Path(owner["model"]).expanduser()  # else a model's name
+        owner["model"] = str(local.absolute()) if local.exists() else owner["model"]
+    if values["extract"]:
+        values["extract"]["stop_words"] = list(map(_absolute_path, values["extract"]["stop_words"]))
+    return CorpusConfig.model_validate(values)
+
+
+def _absolute_path(written: str) -> str:
+    return written if written in BUILTIN else Place.of(written).uri
 
 
 def _named(config: CorpusConfig, name: str) -> list[str]:
     """Files beside the texts that a stage depends on."""
     if name == "extract" and config.extract is not None:
         return [*(one.path for one in config.extract.lexicons), *config.extract.stop_words]
-    if name == "clean" and config.clean is not None and config.clean.quality is not None:
-        return [config.clean.quality.labels] if config.clean.quality.labels is not None else []
+    fitted = (config.clean.quality if config.clean else None, config.check.detector if config.check else None)
+    for stage, section in zip(("clean", "check"), fitted, strict=True):
+        if name == stage and section is not None and section.labels is not None:
+            return [section.labels]
     if name == "decontaminate" and config.decontaminate is not None:
         return [one.path for one in config.decontaminate.sets]
     return []

@@ -61,10 +61,11 @@ class SimilarWorker(Worker):
     """A shard's candidates that are similar."""
 
     def do(self, number: int, payload: Any) -> Counts:
-        """`payload`: candidates with the others' signatures, and the shard's sketches."""
+        """`payload`: the folder of candidates with signatures and how many shards there are; the shard's sketches."""
         assert self.config.dedup is not None and self.config.dedup.near is not None
+        halves = numbered(Place(payload["halves"]), payload["shards"])
         threshold = self.config.dedup.near
-        return self.write_table(number, minhash.similar(payload["halves"], payload["sketches"], number, threshold))
+        return self.write_table(number, minhash.similar(halves, payload["sketches"], number, threshold))
 
 
 class VectorWorker(Worker):
@@ -113,8 +114,9 @@ class NeighbourWorker(Worker):
     """A cell to the pairs of near texts in it."""
 
     def do(self, number: int, payload: Any) -> Counts:
-        """`payload`: the files of cells."""
-        return self.write_table(number, near_pairs(payload, number, _semantic(self.phase).threshold))
+        """`payload`: the folder of vectors in cells, and how many shards there are."""
+        files = numbered(Place(payload["cells"]), payload["shards"])
+        return self.write_table(number, near_pairs(files, number, _semantic(self.phase).threshold))
 
 
 class GroupWorker(Worker):
@@ -161,10 +163,8 @@ def _near(stage: Stage, sketches: Sequence[str]) -> list[str]:
     pairs = numbered(candidates, tasks)
     payloads: list[Any] = [{"pairs": pairs, "sketches": one} for one in sketches]
     stage.phase("halves", HalfWorker, payloads, to=halves, light=True)
-    files = numbered(halves, len(sketches))
-    stage.phase(
-        "similar", SimilarWorker, [{"halves": files, "sketches": one} for one in sketches], to=similar, light=True
-    )
+    payloads = [{"halves": halves.uri, "shards": len(sketches), "sketches": one} for one in sketches]
+    stage.phase("similar", SimilarWorker, payloads, to=similar, light=True)
     return numbered(similar, len(sketches))
 
 
@@ -178,7 +178,8 @@ def _semantic_pairs(stage: Stage, shards: Sequence[str], config: SemanticConfig)
     stage.phase("centres", CentreWorker, [{"vectors": files, "rows": rows, "cells": count}], to=middle, light=True)
     (centre,) = numbered(middle, 1)
     stage.phase("cells", CellWorker, [{"vectors": one, "centres": centre} for one in files], to=cells, light=True)
-    stage.phase("neighbours", NeighbourWorker, [numbered(cells, len(shards))] * count, to=near, light=True)
+    payloads = [{"cells": cells.uri, "shards": len(shards)}] * count
+    stage.phase("neighbours", NeighbourWorker, payloads, to=near, light=True)
     return numbered(near, count)
 
 

@@ -65,7 +65,12 @@ class CorpusFolder:
         inputs = {key: value for key, value in self._identity.items() if key != "config"}
         manifest = Manifest(self.name, self._identity["config"], inputs, counts, self._seed)
         (self.place / MANIFEST).write_json(asdict(manifest))
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Removes what a finished stage needs no more, and what killed workers left."""
         self.work.remove()
+        self.place.sweep()
 
     def manifest(self) -> dict[str, Any]:
         """What a finished stage says of itself."""

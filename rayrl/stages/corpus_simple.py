@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 
 import pyarrow as pa
@@ -15,9 +16,12 @@ from rayrl.corpus.segments import Segments
 from rayrl.corpus.unify import Unify
 from rayrl.judge.service import ModelService
 from rayrl.placement import thread_env
+from rayrl.stages.corpus_classifier import DETECTOR, fit_classifier, load_classifier
 from rayrl.stages.corpus_generators import make_generator
 from rayrl.stages.corpus_work import Phase, Stage, StepWorker, tally_of
 from rayrl.stages.pool import Pool
+
+logger = logging.getLogger(__name__)
 
 HITS = "hits.jsonl"
 """Evaluation questions that were found, each with the text that held it."""
@@ -52,7 +56,8 @@ def make_check(phase: Phase) -> Step:
     """Instructions that keep to their texts."""
     config = phase.config
     assert config.unify is not None and config.check is not None
-    return Check(config.check, config.unify, make_generator(config.unify, config.seed))
+    found = load_classifier(phase, DETECTOR) if config.check.detector is not None else None
+    return Check(config.check, config.unify, make_generator(config.unify, config.seed), found)
 
 
 MAKERS: dict[str, tuple[Callable[[Phase], Step], pa.Schema]] = {
@@ -72,15 +77,20 @@ def simple(stage: Stage, shards: Sequence[str]) -> Tally:
         for one in config.decontaminate.sets:
             read_items(one)  # its errors before anything starts
     if name == "extract" and config.extract is not None:
-        Lexicon.load(config.extract)
+        lexicon = Lexicon.load(config.extract)
+        logger.info("%d terms, %d lines repeat another", len(lexicon.terms), lexicon.repeated)
     service, pool = None, None
+    detector = config.check.detector if name == "check" and config.check is not None else None
+    if detector is not None:
+        fit_classifier(stage, shards, DETECTOR)
     if name in ("unify", "check") and config.unify is not None:
         if config.unify.endpoint is not None:
             # Kept while workers ask: its actor lives as long as the first that asked.
             service = ModelService(config.unify.endpoint)
         else:
             pool = _engines(stage)
-    counts = stage.phase(name, StepWorker, shards, *MAKERS[name], pool=pool, light=pool is None)
+    light = pool is None and (detector is None or detector.encoder is None)
+    counts = stage.phase(name, StepWorker, shards, *MAKERS[name], pool=pool, light=light)
     del service
     listed = [row for one in counts for row in one["listed"]]
     if name == "decontaminate":

@@ -28,6 +28,8 @@ from rayrl.stages.pool import NUMBER, Pool, answers
 TASK = pa.schema([(NUMBER, pa.int64()), ("payload", pa.string())])
 DONE = pa.schema([(NUMBER, pa.int64()), ("rows", pa.int64()), ("bytes", pa.int64()), ("seconds", pa.float64())])
 Counts = dict[str, Any]
+_kept_steps: dict[tuple[str, str], Step] = {}
+"""Of this process, by the phase's folder and name."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Worker:
 
     def __init__(self, phase: Phase) -> None:
         self.phase, self.config = phase, phase.config
+        if (phase.work, phase.name) not in _kept_steps:
+            _kept_steps.clear()  # another phase's lexicon would stay in memory
         self.folder = Place(phase.folder)
 
     def __call__(self, table: pa.Table) -> pa.Table:
@@ -105,12 +109,20 @@ class StepWorker(Worker):
 
     def __init__(self, phase: Phase, make: Callable[[Phase], Step], schema: pa.Schema = TEXT) -> None:
         super().__init__(phase)
-        self._step, self._schema = make(phase), schema
+        self._step, self._schema = _made(make, phase), schema
 
     def do(self, number: int, payload: Any) -> Counts:
         """`payload`: a shard's path."""
         results = ((table, self._step(table)) for table in read_batches(payload))
         return self.write_results(number, results, self._schema)
+
+
+def _made(make: Callable[[Phase], Step], phase: Phase) -> Step:
+    """The phase's step, made once in a process: light workers are many, lexicons and classifiers take their time."""
+    key = (phase.work, phase.name)
+    if key not in _kept_steps:
+        _kept_steps[key] = make(phase)
+    return _kept_steps[key]
 
 
 class WithoutWorker(Worker):

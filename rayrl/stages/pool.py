@@ -124,10 +124,19 @@ class _Kept:
     """Makes a worker for all tasks of an actor."""
 
     def __init__(self, worker: type, arguments: Sequence[Any]) -> None:
-        self._made = worker(*arguments)
+        self._failed: UserError | RunError | None = None
+        try:
+            self._made = worker(*arguments)
+        except (UserError, RunError) as error:
+            self._failed = error  # an answer tells it whole
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        return _told(lambda: self._made(table), table)
+        return _told(lambda: self._answer(table), table)
+
+    def _answer(self, table: pa.Table) -> pa.Table:
+        if self._failed is not None:
+            raise self._failed
+        return self._made(table)
 
 
 def _told(work: Callable[[], pa.Table], task: pa.Table) -> pa.Table:

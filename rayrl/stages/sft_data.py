@@ -3,6 +3,9 @@
 data/train/, data/validation/   examples (data/examples.py); the folder is removed when the run is done
 rejected.jsonl                  rows that weren't taken, with file, line and reason
 used.jsonl                      keys of the prompts that are trained on (data/used.py)
+
+Row by row, so that sources may be larger than memory; what grows with them is the list of rejected rows and, with
+`data.validation`, the keys of its rows. All is written beside the run's folder first: bad input leaves no folder.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,16 +23,18 @@ from rayrl.config.sft import SFTConfig
 from rayrl.config.sources import SourceConfig
 from rayrl.data.chat import load_tokenizer
 from rayrl.data.chat_masks import ConversationEncoder, DocumentEncoder, Encoded
-from rayrl.data.examples import Examples
-from rayrl.data.readers import Rejected, check_read, read_conversations, read_documents, write_rejected
+from rayrl.data.examples import ExamplesWriter
+from rayrl.data.readers import Rejected, stream_conversations, stream_documents, write_rejected
+from rayrl.data.readers.rows import check_share
 from rayrl.data.split import conversation_key
-from rayrl.data.used import write_used
+from rayrl.data.used import USED, UsedPrompts
 from rayrl.errors import UserError
 from rayrl.models.builtin import CHATML_TEMPLATE
 from rayrl.types import Conversation, Document, Message, PromptRow
 
 DATA = "data"
 READY = "counts.json"
+REJECTED = "rejected.jsonl"
 CHAT_TEMPLATES = {
     "chatml": CHATML_TEMPLATE,
     "plain": (
@@ -82,69 +87,45 @@ def read_counts(folder: Path) -> DataCounts | None:
 
 @dataclass(frozen=True)
 class SFTData:
-    """Everything read, in memory."""
+    """What was read, in the folder `draft`."""
 
     counts: DataCounts
-    train: Examples
-    validation: Examples
-    rejected: list[Rejected]
-    conversations: list[Conversation]
-    """Those that are trained on."""
+    draft: Path
 
-    def write(self, folder: Path) -> DataCounts:
-        """Puts it where ranks and later stages find it."""
-        write_rejected(folder / "rejected.jsonl", self.rejected)
-        write_used(folder, self.conversations)
-        partial = folder / f"{DATA}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        self.train.save(partial / "train")
-        self.validation.save(partial / "validation")
-        (partial / READY).write_text(json.dumps(asdict(self.counts)), encoding="utf-8")
+    def publish(self, folder: Path) -> DataCounts:
+        """Moves it to where ranks and later stages find it."""
+        for name in (REJECTED, USED):
+            os.replace(self.draft / name, folder / name)
         shutil.rmtree(folder / DATA, ignore_errors=True)
-        os.replace(partial, folder / DATA)
+        os.replace(self.draft / DATA, folder / DATA)
+        shutil.rmtree(self.draft)
         return self.counts
 
 
-def read_data(config: SFTConfig, tokenizer: Any) -> SFTData:
-    """Reads, splits and tokenises the sources.
+def draft_of(folder: Path) -> Path:
+    """Where the data of the run in `folder` is made."""
+    return folder.with_name(f"{folder.name}.{DATA}")
 
-    Raises UserError where one can't be read, has too many bad rows, or there is nothing to train on.
+
+def read_data(config: SFTConfig, tokenizer: Any, draft: Path) -> SFTData:
+    """Reads, splits and tokenises the sources into the folder `draft`.
+
+    Raises UserError where one can't be read, has too many bad rows, or there is nothing to train on; then nothing is
+    left of `draft`.
     """
-    reader = _Reader(config, tokenizer)
-    train = [reader.read(source) for source in config.data.sources]
-    held = [reader.read(source) for source in config.data.validation]
-    if held:
-        _check_disjoint(train, held)
-    elif config.data.validation_fraction > 0:
-        train, held = _split(train, config.data.validation_fraction)
-    examples = _examples(train)
-    cut = [one.turns_cut for source in train for row in source for one in row.examples if one.turns_cut]
-    counts = DataCounts(
-        rows=reader.rows,
-        train=_sizes(config.data.sources, train),
-        validation=_sizes(config.data.validation or config.data.sources, held) if held else {},
-        dropped=dict(Counter(_kind_of(bad.reason) for bad in reader.rejected)),
-        turns_cut=sum(cut),
-        conversations_cut=len(cut),
-        train_tokens=len(examples.ids),
-        loss_tokens=int(examples.loss_tokens.sum()),
-    )
-    used = [row.record for source in train for row in source if isinstance(row.record, Conversation)]
-    return SFTData(counts, examples, _examples(held), reader.rejected, used)
+    try:
+        counts = _Reading(config, tokenizer, draft).read()
+    except BaseException:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise
+    return SFTData(counts, draft)
 
 
-@dataclass(frozen=True)
-class _Row:
-    record: Conversation | Document
-    key: str
-    examples: list[Encoded]
+class _Reading:
+    """One pass over all sources."""
 
-
-class _Reader:
-    """Reads sources one after the other and keeps count of what was refused."""
-
-    def __init__(self, config: SFTConfig, tokenizer: Any) -> None:
-        self._config = config
+    def __init__(self, config: SFTConfig, tokenizer: Any, draft: Path) -> None:
+        self._config, self._draft = config, draft
         data = config.data
         self._chat = config.objective == "chat"
         self._documents = DocumentEncoder(tokenizer, data.max_tokens)
@@ -152,32 +133,120 @@ class _Reader:
             self._conversations = ConversationEncoder(
                 tokenizer, data.max_tokens, long=data.long, system_prompt=data.system_prompt
             )
-        self.rows = 0
-        self.rejected: list[Rejected] = []
+        self._rows = self._turns_cut = self._conversations_cut = self._train_tokens = self._loss_tokens = 0
+        self._rejected: list[Rejected] = []
 
-    def read(self, source: SourceConfig) -> list[_Row]:
+    def read(self) -> DataCounts:
+        """Writes everything; what there is."""
+        data, folder = self._config.data, self._draft / DATA
+        shutil.rmtree(folder, ignore_errors=True)
+        used = UsedPrompts(self._draft / "used")
+        with ExamplesWriter(folder / "train") as train, ExamplesWriter(folder / "validation") as held:
+            held_keys, held_sizes = self._read_validation(held)
+            sizes, fraction = dict.fromkeys((one.name for one in data.sources), 0), data.validation_fraction
+            if not data.validation:
+                held_sizes = dict(sizes) if fraction > 0 else {}
+            shared: list[tuple[str, str]] = []
+            for number, source in enumerate(data.sources):
+                for record, examples in self._of(source):
+                    key = record_key(record)
+                    if key in held_keys:
+                        shared.append((held_keys[key], record.id))
+                    elif not data.validation and held_out(key, fraction):
+                        held_sizes[source.name] += len(examples)
+                        _add(held, number, examples)
+                    else:
+                        sizes[source.name] += len(examples)
+                        _add(train, number, examples)
+                        self._count(examples)
+                        if isinstance(record, Conversation):
+                            used.add(record)
+        self._check(shared, sizes, held_sizes)
+        write_rejected(self._draft / REJECTED, self._rejected)
+        used.write(self._draft / USED)
+        counts = DataCounts(
+            rows=self._rows,
+            train=sizes,
+            validation=held_sizes,
+            dropped=dict(Counter(_kind_of(bad.reason) for bad in self._rejected)),
+            turns_cut=self._turns_cut,
+            conversations_cut=self._conversations_cut,
+            train_tokens=self._train_tokens,
+            loss_tokens=self._loss_tokens,
+        )
+        (folder / READY).write_text(json.dumps(asdict(counts)), encoding="utf-8")
+        return counts
+
+    def _read_validation(self, held: ExamplesWriter) -> tuple[dict[str, str], dict[str, int]]:
+        """(ids of the rows of `data.validation` by their keys, examples by source)."""
+        keys: dict[str, str] = {}
+        sizes: dict[str, int] = {}
+        for number, source in enumerate(self._config.data.validation):
+            sizes[source.name] = 0
+            for record, examples in self._of(source):
+                keys[record_key(record)] = record.id
+                sizes[source.name] += len(examples)
+                _add(held, number, examples)
+        return keys, sizes
+
+    def _of(self, source: SourceConfig) -> Iterator[tuple[Conversation | Document, list[Encoded]]]:
         """The source's rows in tokens. Rows too long for the model count as refused, but don't stop the run."""
-        read: Any = read_conversations(source) if self._chat else read_documents(source)
-        check_read(read, self._config.data.max_rejected_fraction, "data.max_rejected_fraction")
-        self.rows += len(read.rows) + len(read.rejected)
-        self.rejected += read.rejected
-        taken = []
-        for record in read.rows:
+        good = taken = 0
+        bad: list[Rejected] = []
+        too_long: list[Rejected] = []
+        for record in stream_conversations(source) if self._chat else stream_documents(source):
+            if isinstance(record, Rejected):
+                bad.append(record)
+                continue
+            good += 1
             examples = self._encode(record)
             if isinstance(examples, str):
-                self.rejected.append(Rejected(record.origin.file, record.origin.line, examples))
-            else:
-                taken.append(_Row(record, record_key(record), examples))
+                too_long.append(Rejected(record.origin.file, record.origin.line, examples))
+                continue
+            taken += 1
+            yield record, examples
+        check_share(
+            source.name, "rows", good, bad, self._config.data.max_rejected_fraction, "data.max_rejected_fraction"
+        )
+        self._rows += good + len(bad)
+        self._rejected += bad + too_long
         if not taken:
-            last = self.rejected[-1]
+            last = self._rejected[-1]
             raise UserError(f"{source.name}: no row is usable; the last: {last.file}, line {last.line}: {last.reason}")
-        return taken
 
     def _encode(self, record: Conversation | Document) -> list[Encoded] | str:
         if isinstance(record, Document):
             return self._documents.encode(record.text)
         encoded = self._conversations.encode(record.messages)
         return encoded if isinstance(encoded, str) else [encoded]
+
+    def _count(self, examples: Sequence[Encoded]) -> None:
+        for one in examples:
+            self._turns_cut += one.turns_cut
+            self._conversations_cut += one.turns_cut > 0
+            self._train_tokens += len(one.ids)
+            self._loss_tokens += int(one.mask.sum())
+
+    def _check(self, shared: Sequence[tuple[str, str]], train: Mapping[str, int], held: Mapping[str, int]) -> None:
+        if shared:
+            held_id, train_id = shared[0]
+            raise UserError(
+                f"{len(shared)} rows of data.validation are also trained on, so its loss would mislead (first: "
+                f"{held_id!r} is {train_id!r}): take them out of one side"
+            )
+        data = self._config.data
+        if not data.validation and data.validation_fraction > 0 and not (any(train.values()) and any(held.values())):
+            side = "validate" if not any(held.values()) else "train"
+            rows = self._rows - len(self._rejected)
+            raise UserError(
+                f"data.validation_fraction={data.validation_fraction} of {rows} rows leaves nothing to {side} on: use "
+                "more rows, another fraction (0 for none), or name data.validation"
+            )
+
+
+def _add(writer: ExamplesWriter, source: int, examples: Sequence[Encoded]) -> None:
+    for one in examples:
+        writer.add(source, one)
 
 
 def record_key(record: Conversation | Document) -> str:
@@ -189,37 +258,6 @@ def record_key(record: Conversation | Document) -> str:
 def held_out(key: str, fraction: float) -> bool:
     """Whether a record is validated on: by its key alone, so that adding others moves none."""
     return int(key[:13], 16) / 16**13 < fraction
-
-
-def _split(sources: Sequence[list[_Row]], fraction: float) -> tuple[list[list[_Row]], list[list[_Row]]]:
-    train = [[row for row in source if not held_out(row.key, fraction)] for source in sources]
-    held = [[row for row in source if held_out(row.key, fraction)] for source in sources]
-    if not any(held) or not any(train):
-        side = "validate" if not any(held) else "train"
-        total = sum(map(len, sources))
-        raise UserError(
-            f"data.validation_fraction={fraction} of {total} rows leaves nothing to {side} on: use more rows, another "
-            "fraction (0 for none), or name data.validation"
-        )
-    return train, held
-
-
-def _check_disjoint(train: Sequence[list[_Row]], held: Sequence[list[_Row]]) -> None:
-    keys = {row.key: row.record.id for source in train for row in source}
-    shared = [row for source in held for row in source if row.key in keys]
-    if shared:
-        raise UserError(
-            f"{len(shared)} rows of data.validation are also trained on, so its loss would mislead (first: "
-            f"{shared[0].record.id!r} is {keys[shared[0].key]!r}): take them out of one side"
-        )
-
-
-def _examples(sources: Sequence[list[_Row]]) -> Examples:
-    return Examples.build([[one for row in source for one in row.examples] for source in sources])
-
-
-def _sizes(sources: Sequence[SourceConfig], rows: Sequence[list[_Row]]) -> dict[str, int]:
-    return {source.name: sum(len(row.examples) for row in given) for source, given in zip(sources, rows, strict=True)}
 
 
 def _kind_of(reason: str) -> str:

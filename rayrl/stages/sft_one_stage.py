@@ -24,7 +24,7 @@ def shares_over_steps(config: SFTConfig, data: Examples, steps: int) -> dict[str
     sizes = np.array(data.sizes(len(sources)), dtype=np.float64)
     counts = sizes * np.array([source.epochs or 1.0 for source in sources])
     lengths = _means(data.lengths, data.sources, sizes)
-    counted = _means(data.loss_tokens, data.sources, sizes)
+    counted = _means(data.counted, data.sources, sizes)
     positions = (np.arange(4 * _POINTS) + 0.5) / (4 * _POINTS)
     drawn = expected_shares(counts.tolist(), [source.weight for source in sources], positions)
     # Without packing a step is so many examples, whatever their lengths.

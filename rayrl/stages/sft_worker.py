@@ -90,7 +90,7 @@ class Trainer:
     def __init__(self, config: SFTConfig, folder: Path, model_path: str, rank: int, world: int) -> None:
         self._config, self._folder, self._rank = config, folder, rank
         self._data = Examples.load(folder / DATA / "train")
-        self._lengths, self._counted = self._data.lengths, self._data.loss_tokens
+        self._lengths, self._counted = self._data.lengths, self._data.counted
         self._plan = plan_of(config, self._data)
         self._every = config.validation.every or self._plan.steps_per_epoch
         self._tokenizer = sft_tokenizer(config, model_path)

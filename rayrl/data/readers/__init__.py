@@ -15,6 +15,8 @@ from rayrl.data.readers.read import (
     read_documents,
     read_prompt_rows,
     read_rankings,
+    stream_conversations,
+    stream_documents,
 )
 from rayrl.data.readers.rows import Read, Rejected, check_read, write_rejected
 
@@ -27,5 +29,7 @@ __all__ = [
     "read_documents",
     "read_prompt_rows",
     "read_rankings",
+    "stream_conversations",
+    "stream_documents",
     "write_rejected",
 ]

@@ -23,6 +23,7 @@ NOT_DATA = (
     "hits.jsonl",
     "labels.jsonl",
     "quality.json",
+    "detector.json",
 )
 
 

@@ -43,9 +43,15 @@ class _Place:
 
 
 def read_conversations(source: SourceConfig) -> Read[Conversation]:
-    """Dialogues that end with the assistant's answer.
+    """All of `stream_conversations`, with ids that are unique in the source."""
+    return _of_own_origin(source, stream_conversations(source, Counter()))
+
+
+def stream_conversations(source: SourceConfig, ids: Counter[str] | None = None) -> Iterator[Conversation | Rejected]:
+    """Dialogues that end with the assistant's answer, one by one, and the rows that weren't taken.
 
     A prompt row's reference is its answer. With `mend_turns` the patient's words after the last answer are dropped.
+    `ids`: those given so far, for unique ones; without it rows may share an id, and memory doesn't grow with them.
     """
 
     def make(place: _Place, found: Any, rules: Rules) -> list[tuple[Conversation, Origin]]:
@@ -64,7 +70,8 @@ def read_conversations(source: SourceConfig) -> Read[Conversation]:
         origin = _origin(source, place, messages, fields)
         return [(Conversation(place.id, messages, origin, fields), origin)]
 
-    return _read(source, DIALOGUES, "conversations", make)
+    for record in _records(source, DIALOGUES, "conversations", make, ids):
+        yield record if isinstance(record, Rejected) else record[0]
 
 
 def read_prompt_rows(source: SourceConfig) -> Read[PromptRow]:
@@ -125,14 +132,17 @@ def read_comparisons(source: SourceConfig) -> Read[Comparison]:
 
 
 def read_documents(source: SourceConfig) -> Read[Document]:
-    """Plain text: rows with a `text`, text files by paragraphs, or one document a file."""
+    """All of `stream_documents`, with ids that are unique in the source."""
+    return _of_own_origin(source, stream_documents(source, Counter()))
+
+
+def stream_documents(source: SourceConfig, ids: Counter[str] | None = None) -> Iterator[Document | Rejected]:
+    """Plain text: rows with a `text`, text files by paragraphs, or one document a file. `ids`: as above."""
     known = ("auto", "text_rows", "paragraphs", "text")
     if source.format not in known:
         raise UserError(f"Source {source.name!r}: format {source.format!r} isn't of documents: {', '.join(known)}.")
     as_text: dict[str, Any] = {"paragraphs": "only_paragraphs", "text": "only_whole"}
-    rows: list[Document] = []
-    rejected: list[Rejected] = []
-    rules, ids = Rules(max_chars=source.max_chars), Counter[str]()
+    rules = Rules(max_chars=source.max_chars)
     for part in parts(source, as_text.get(source.format)):
         whole = source.format == "text" or (source.format == "auto" and bool(part.stem))
         for line, value in part.values:
@@ -147,25 +157,44 @@ def read_documents(source: SourceConfig) -> Read[Document]:
                 place = _Place(part, line, row, _id(row, source, part, 0 if whole and len(row) == 1 else line, ids))
                 fields = _fields(place, Dialogue([], frozenset({key})), rules)
                 origin = Origin(source.name, _kind(source, fields), "text", part.name, line)
-                rows.append(Document(place.id, row[key], origin, fields))
+                document = Document(place.id, row[key], origin, fields)
             except (BadRow, RecursionError) as error:
-                rejected.append(Rejected(part.name, line, _reason(error)))
-    return Read(rows, rejected, [row.origin for row in rows], source.name)
+                yield Rejected(part.name, line, _reason(error))
+            else:
+                yield document
 
 
-def _read(
-    source: SourceConfig,
-    formats: Mapping[str, Any],
-    what: str,
-    make: Callable[[_Place, Any, Rules], list[tuple[T, Origin]]],
-) -> Read[T]:
-    if source.format != "auto" and source.format not in formats:
-        known = ", ".join(["auto", *formats])
-        raise UserError(f"Source {source.name!r}: format {source.format!r} isn't of {what}: {known}.")
+Make = Callable[[_Place, Any, Rules], list[tuple[T, Origin]]]
+
+
+def _of_own_origin(source: SourceConfig, records: Iterator[Any]) -> Read[Any]:
+    """All of a stream whose records know where they are from."""
+    return _collected(source, (one if isinstance(one, Rejected) else (one, one.origin) for one in records))
+
+
+def _read(source: SourceConfig, formats: Mapping[str, Any], what: str, make: Make[T]) -> Read[T]:
+    return _collected(source, _records(source, formats, what, make, Counter()))
+
+
+def _collected(source: SourceConfig, records: Iterator[tuple[T, Origin] | Rejected]) -> Read[T]:
     rows: list[T] = []
     origins: list[Origin] = []
     rejected: list[Rejected] = []
-    ids = Counter[str]()
+    for record in records:
+        if isinstance(record, Rejected):
+            rejected.append(record)
+        else:
+            rows.append(record[0])
+            origins.append(record[1])
+    return Read(rows, rejected, origins, source.name)
+
+
+def _records(
+    source: SourceConfig, formats: Mapping[str, Any], what: str, make: Make[T], ids: Counter[str] | None
+) -> Iterator[tuple[T, Origin] | Rejected]:
+    if source.format != "auto" and source.format not in formats:
+        known = ", ".join(["auto", *formats])
+        raise UserError(f"Source {source.name!r}: format {source.format!r} isn't of {what}: {known}.")
     for part in parts(source):
         if part.stem and part.path is not None and "label_tool" in formats and is_input(part.path):
             continue  # it is what the folder's rankings are about
@@ -179,11 +208,10 @@ def _read(
                     raise BadRow(f"no format of {what} has {_keys(row)}; name `format` or `columns`")
                 found = formats[name].parse(row, rules)
                 made = make(_Place(part, line, row, _id(row, source, part, line, ids)), found, rules)
-                rows += [record for record, _ in made]
-                origins += [origin for _, origin in made]
             except (BadRow, RecursionError) as error:
-                rejected.append(Rejected(part.name, line, _reason(error)))
-    return Read(rows, rejected, origins, source.name)
+                yield Rejected(part.name, line, _reason(error))
+            else:
+                yield from made
 
 
 def _vote(first: Sequence[tuple[int, Any]], source: SourceConfig, formats: Mapping[str, Any]) -> str | None:
@@ -224,13 +252,15 @@ def _row(value: Any, source: SourceConfig) -> Mapping[str, Any]:
     return {**kept, **{theirs[name]: item for name, item in value.items() if name in theirs}}
 
 
-def _id(row: Mapping[str, Any], source: SourceConfig, part: Part, line: int, ids: Counter[str]) -> str:
+def _id(row: Mapping[str, Any], source: SourceConfig, part: Part, line: int, ids: Counter[str] | None) -> str:
     """The row's id; a repeated one gets its place behind it, so that no row is lost."""
     given = row.get("id")
     given = str(given) if isinstance(given, int) and not isinstance(given, bool) else given
     place = "-".join(text for text in (part.stem, str(line) if line else "") if text)
     usable = isinstance(given, str) and why_not_text("id", given) is None and len(given) <= 200
     own = str(given) if usable else f"{source.name}-{place}"
+    if ids is None:
+        return own
     unique = own if not ids[own] else f"{own}@{place or line}"
     while ids[unique]:
         unique += "+"

@@ -32,12 +32,23 @@ def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
     raw = path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
         raw = gzip.decompress(raw)
-    wide = encoding != "auto" and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    wide = _is_wide(encoding)
     if wide or raw.startswith(_UTF16_MARKS):
         text = raw.decode("utf-16" if not wide else encoding, _MARK).removeprefix("\ufeff")
         return text.encode("utf-8", "surrogateescape"), "utf-8"
     raw = raw.removeprefix(codecs.BOM_UTF8)
     return raw, choose_encoding(raw) if encoding == "auto" else encoding
+
+
+def text_encoding(raw: bytes, encoding: str = "auto") -> str | None:
+    """The encoding of a file that begins so; None where a line feed isn't always the byte 0x0a, or it is packed."""
+    if _is_wide(encoding) or raw.startswith((*_UTF16_MARKS, b"\x1f\x8b")):
+        return None
+    return choose_encoding(raw.removeprefix(codecs.BOM_UTF8)) if encoding == "auto" else encoding
+
+
+def _is_wide(encoding: str) -> bool:
+    return encoding != "auto" and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
 
 
 def choose_encoding(raw: bytes) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayrl.data.readers.rows import BadLine
-from rayrl.data.readers.text import decode, read_text, why_not_decoded
+from rayrl.data.readers.text import decode, read_text, text_encoding, why_not_decoded
 from rayrl.errors import UserError
 
 Values = Iterator[tuple[int, Any]]
@@ -29,6 +29,10 @@ _ROW_LISTS = (*_DIALOGUE_KEYS, "prompt", "history", "chosen", "rejected")
 """Keys of one row that hold a list of mappings."""
 _MOST_LINES = 1000
 """Of one record of a table."""
+LARGE_BYTES = 64 << 20
+"""A JSONL file from here on isn't read into memory."""
+_SAMPLE_BYTES = 8 << 20
+"""Of such a file, what its encoding is told from."""
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -43,6 +47,9 @@ def file_values(path: Path, encoding: str = "auto", text: TextAs = "paragraphs")
             magic = stream.read(4)
         if magic == b"PAR1":
             yield from parquet_values(path)
+            return
+        if not text.startswith("only_") and (large := _large_lines(path, encoding)) is not None:
+            yield from large
             return
         if magic in (b"PK\x03\x04", b"\xd0\xcf\x11\xe0"):
             raise UserError(f"{path} is a workbook or an archive; save its tables as CSV, or unpack it")
@@ -60,14 +67,29 @@ def file_values(path: Path, encoding: str = "auto", text: TextAs = "paragraphs")
         yield from _text_values(decode(raw, encoding), encoding, text.endswith("whole"))
 
 
-def jsonl_values(file: Path) -> Values:
-    """Line number, from 1, and decoded value of every line of a UTF-8 file that isn't blank; BadLine where it fails."""
+def jsonl_values(file: Path, encoding: str = "utf-8") -> Values:
+    """Line number, from 1, and decoded value of every line that isn't blank, read one by one; BadLine where it fails.
+
+    `encoding`: one in which a line feed is the byte 0x0a and nothing else.
+    """
     with file.open("rb") as lines:
         for number, raw in enumerate(lines, start=1):
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
             if raw.strip():
-                yield number, decode_json(raw)
+                yield number, decode_json(raw, encoding)
+
+
+def _large_lines(path: Path, encoding: str) -> Values | None:
+    """Rows of a JSONL file that is too large to be read at one time; None where it is no such file."""
+    if path.suffix.lower() != ".jsonl" or path.stat().st_size < LARGE_BYTES:
+        return None
+    with path.open("rb") as stream:
+        raw = stream.read(_SAMPLE_BYTES).rpartition(b"\n")[0]
+    found = text_encoding(raw, encoding)
+    if found is None or not _mostly_json(raw.removeprefix(b"\xef\xbb\xbf"), found):
+        return None
+    return jsonl_values(path, found)
 
 
 def decode_json(raw: bytes, encoding: str = "utf-8") -> Any:

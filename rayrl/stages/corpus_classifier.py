@@ -1,0 +1,169 @@
+"""How a stage gets a classifier: labels from a file or a model, then one task that fits it.
+
+labels.jsonl              what a model labelled
+NAME.npz, NAME.json       the classifier, and how good it is on held-out labels
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rayrl.config.corpus import CorpusConfig, DetectorConfig
+from rayrl.corpus import detector, quality
+from rayrl.corpus.classifier import Classifier, Features, Labelled, fit, report_json
+from rayrl.corpus.detector import Pair, read_pairs, with_others
+from rayrl.corpus.deviation import least_overlap, pair_of
+from rayrl.corpus.embed import make_encoder
+from rayrl.corpus.labels import KINDS, chosen, kind_of, label_messages
+from rayrl.corpus.shards import num_rows, read_batches
+from rayrl.data.storage import Place
+from rayrl.judge.service import ModelService
+from rayrl.stages.corpus_generators import EndpointGenerator
+from rayrl.stages.corpus_work import Counts, Phase, Stage, Worker
+from rayrl.types import Message
+
+LABELS = "labels.jsonl"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is classified, and how."""
+
+    name: str
+    key: str
+    """Of the configuration, for messages."""
+    columns: Sequence[str]
+    """Of a shard, that an item is made from."""
+    replies: Sequence[str]
+    """What the model may say; the first is good."""
+    labels: tuple[str, str]
+    """What labels.jsonl calls good, and all else."""
+    config: Callable[[CorpusConfig], Any]
+    """Its section."""
+    item: Callable[[Mapping[str, Any], CorpusConfig], Any]
+    """A row's, or None where it isn't classified."""
+    messages: Callable[[Any], list[Message]]
+    """Asks the model for a label."""
+    texts: Callable[[Any], dict[str, str]]
+    """What labels.jsonl says of an item."""
+    read: Callable[[str, Any], list[Labelled[Any]]]
+    """Labels of a file to fit on, by the section."""
+    features: Callable[[Any], Features[Any]]
+    """By the section; may load a model."""
+
+
+def _quality_config(config: CorpusConfig) -> Any:
+    return config.clean.quality if config.clean is not None else None
+
+
+def _detector_config(config: CorpusConfig) -> Any:
+    return config.check.detector if config.check is not None else None
+
+
+def _unmeasured(row: Mapping[str, Any], config: CorpusConfig) -> Pair | None:
+    return pair_of(row) if config.check is not None and least_overlap(row, config.check) is None else None
+
+
+def _pairs_to_fit(path: str, config: DetectorConfig) -> list[Labelled[Pair]]:
+    labels = read_pairs(path)
+    return with_others(labels) if config.mismatched else labels
+
+
+QUALITY = Kind(
+    name="quality",
+    key=quality.KEY,
+    columns=("id", "text", "source"),
+    replies=KINDS,
+    labels=("good", "bad"),
+    config=_quality_config,
+    item=lambda row, config: row["text"],
+    messages=label_messages,
+    texts=lambda text: {"text": text},
+    read=lambda path, config: quality.read_texts(path),
+    features=lambda config: quality.features,
+)
+DETECTOR = Kind(
+    name="detector",
+    key=detector.KEY,
+    columns=("id", "text", "messages", "language", "target", "source"),
+    replies=(detector.KEEPS, detector.DEPARTS),
+    labels=(detector.KEEPS, detector.DEPARTS),
+    config=_detector_config,
+    item=_unmeasured,
+    messages=detector.label_pair_messages,
+    texts=lambda pair: {"text": pair.text, "answer": pair.answer},
+    read=_pairs_to_fit,
+    features=lambda config: detector.features_by(make_encoder(config.encoder) if config.encoder else None),
+)
+
+
+class LabelWorker(Worker):
+    """A shard's part of the sample, labelled by the model. `share`: of all rows."""
+
+    def __init__(self, phase: Phase, kind: Kind, share: float) -> None:
+        super().__init__(phase)
+        self._kind, self._share = kind, share
+        self._ask = EndpointGenerator(ModelService(kind.config(phase.config).judge))
+
+    def do(self, number: int, payload: Any) -> Counts:
+        """`payload`: a shard's path."""
+        kind = self._kind
+        rows = [
+            row
+            for table in read_batches(payload, list(kind.columns))
+            for row in table.to_pylist()
+            if chosen(row["id"], self._share)
+        ]
+        items = [(item, row["source"]) for row in rows if (item := kind.item(row, self.config)) is not None]
+        replies = self._ask([kind.messages(item) for item, _ in items], 0)
+        labels = []
+        for (item, group), reply in zip(items, replies, strict=True):
+            said = kind_of(reply, kind.replies)
+            if said is not None:
+                label = kind.labels[said != kind.replies[0]]
+                labels.append({**kind.texts(item), "label": label, "group": group})
+        return {"labels": labels}
+
+
+class FitWorker(Worker):
+    """The one task that fits the classifier."""
+
+    def __init__(self, phase: Phase, kind: Kind) -> None:
+        super().__init__(phase)
+        self._kind = kind
+
+    def do(self, number: int, payload: Any) -> Counts:
+        """`payload`: the labels' file."""
+        kind, config = self._kind, self._kind.config(self.config)
+        found, report = fit(kind.read(payload, config), kind.features(config), config, self.config.seed, kind.key)
+        found.save(self.folder / f"{kind.name}.npz")
+        (self.folder / f"{kind.name}.json").write_json(report_json(report))
+        return {}
+
+
+def fit_classifier(stage: Stage, shards: Sequence[str], kind: Kind) -> None:
+    """Gives the stage's folder its classifier. Raises UserError where the labels don't do."""
+    path = kind.config(stage.config).labels
+    if path is None:
+        _ask(stage, shards, kind)
+        path = (stage.folder.place / LABELS).uri
+    stage.phase("fit", FitWorker, [path], kind, light=True)
+
+
+def load_classifier(phase: Phase, kind: Kind) -> Classifier[Any]:
+    """In a worker, what `fit_classifier` left."""
+    return Classifier.load(Place(phase.folder) / f"{kind.name}.npz", kind.features(kind.config(phase.config)))
+
+
+def _ask(stage: Stage, shards: Sequence[str], kind: Kind) -> None:
+    """Has a sample labelled, and keeps the labels beside the shards."""
+    config = kind.config(stage.config)
+    service = ModelService(config.judge)  # kept while workers ask: its actor lives as long as the first that asked
+    share = config.num_labels / max(1, sum(map(num_rows, shards)))
+    counts = stage.phase("labels", LabelWorker, shards, kind, share, light=True)
+    del service
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for one in counts for row in one["labels"]]
+    (stage.folder.place / LABELS).write_bytes("".join(lines).encode("utf-8", "backslashreplace"))
