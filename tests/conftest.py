@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 from hypothesis import settings
 
@@ -17,3 +19,21 @@ def one_rank() -> None:
     from rayrl.models.deepspeed_engine import init_distributed
 
     init_distributed(0, 1, "127.0.0.1", free_port(), timeout_s=60)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Options of an object store on this machine that has an empty bucket: `s3://bucket/name?{store}`."""
+    from pyarrow import fs
+
+    moto = pytest.importorskip("moto.server", reason="moto isn't installed: pip install 'moto[server]'")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
+    made, _ = fs.FileSystem.from_uri(f"s3://bucket?{options}&allow_bucket_creation=true")
+    made.create_dir("bucket")
+    yield options
+    server.stop()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -18,16 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 from reader_cases import SHARED
 
-from rayrl.config.corpus import CleanConfig, ExtractConfig, LexiconConfig, QualityConfig, SegmentConfig
+from rayrl.config.corpus import CleanConfig, DetectorConfig, ExtractConfig, LexiconConfig, QualityConfig, SegmentConfig
 from rayrl.corpus import minhash
 from rayrl.corpus.classifier import Labelled, fit
 from rayrl.corpus.clean import Clean
+from rayrl.corpus.detector import KEY as DETECTOR
+from rayrl.corpus.detector import Pair, features_by
 from rayrl.corpus.language import identify
 from rayrl.corpus.lexicon import Extract, Lexicon, Matcher
 from rayrl.corpus.normalise import normalise
 from rayrl.corpus.quality import KEY, features
 from rayrl.corpus.records import texts
 from rayrl.corpus.segments import Segments
+from rayrl.data.units import units
 
 CORPUS, TERMS = SHARED / "corpus_raw.jsonl", SHARED / "lexicon_medical.txt"
 pytestmark = pytest.mark.skipif(
@@ -153,3 +157,25 @@ def test_copies_with_a_tenth_of_their_characters_edited_are_found(tmp_path: Path
     print(f"{len(planted)} copies: recall {recall:.4f}, precision {precision:.4f} of {len(with_copy)} pairs")
     assert recall >= 0.95
     assert precision >= 0.95
+
+
+def test_the_detector_learns_a_cipher_from_labels() -> None:
+    """Chinese medical texts beside halves of their sentences, a word for each character, or beside others' halves."""
+    rng = random.Random(0)
+    long = [row["text"][:500] for row in rows() if row["side"] == "zh" and row["domain"] == "medical"]
+    taken = rng.sample([text for text in long if len(text) > 200], 600)
+
+    def answer(text: str) -> str:
+        said = [part for part in re.split("(?<=[。！？；])", text) if rng.random() < 0.5]
+        return " ".join(f"w{ord(unit[0]):x}" for unit in units("".join(said) or text))
+
+    pairs = []
+    for number, text in enumerate(taken):
+        pairs.append(Labelled(Pair(text, answer(text)), True, ""))
+        pairs.append(Labelled(Pair(text, answer(taken[number - 1])), False, ""))
+    learned, fresh = pairs[:840], pairs[840:]
+    found, report = fit(learned, features_by(None), DetectorConfig(labels="-", least_recall=0.9), 0, DETECTOR)
+    kept = found.probabilities([one.item for one in fresh]) >= 0.5
+    right = sum(keep == one.good for keep, one in zip(kept.tolist(), fresh, strict=True)) / len(fresh)
+    print(f"{right:.1%} of {len(fresh)}; of the labels: recall {report.recall:.3f}, precision {report.precision:.3f}")
+    assert right >= 0.8

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gzip
 import os
 from collections import Counter
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -122,22 +121,6 @@ def test_keys_of_a_store_dont_belong_into_a_path() -> None:
     with pytest.raises(UserError, match="AWS_SECRET_ACCESS_KEY") as told:
         Place.of("s3://name:secret@bucket/a")
     assert "secret@" not in str(told.value)
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Options of a store on this machine that has an empty bucket `bucket`."""
-    moto = pytest.importorskip("moto.server", reason="moto isn't installed: pip install 'moto[server]'")
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
-        monkeypatch.setenv(name, "testing")
-    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
-    made, _ = pa.fs.FileSystem.from_uri(f"s3://bucket?{options}&allow_bucket_creation=true")
-    made.create_dir("bucket")
-    yield options
-    server.stop()
 
 
 def test_a_store_holds_what_a_folder_does(store: str) -> None:

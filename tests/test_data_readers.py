@@ -5,6 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,6 +27,7 @@ from rayrl.data.readers import (
     read_documents,
     read_prompt_rows,
     read_rankings,
+    values,
 )
 from rayrl.data.readers.choices import CHOICES
 from rayrl.data.readers.dialogues import DIALOGUES
@@ -385,3 +389,45 @@ def test_the_documentation_names_every_format() -> None:
     formats = get_args(SourceConfig.model_fields["format"].annotation)
     assert [name for name in formats if f"`{name}`" not in DOCUMENT and f": {name}`" not in DOCUMENT] == []
     assert {name for name, _, _ in EXAMPLES} >= set(DIALOGUES) | set(CHOICES)
+
+
+def talks(number: int) -> Iterator[str]:
+    """Lines of JSONL; some broken, some blank."""
+    for i in range(number):
+        turns = messages([("user", f"头痛{i}天"), ("assistant", f"休息{i}天")])
+        yield json.dumps({"messages": turns}, ensure_ascii=False) if i % 9 else ("{broken", "")[i % 2]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "gb18030", "utf-16"])
+def test_a_large_file_is_read_line_by_line_to_the_same_rows(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes("\n".join(talks(100)).encode(encoding))
+    whole = read_conversations(source(file))
+    assert len(whole.rows) == 88 and len(whole.rejected) == 6
+    monkeypatch.setattr(values, "LARGE_BYTES", 1)
+    if encoding != "utf-16":  # its line feeds can't be found from its bytes
+        monkeypatch.setattr(values, "read_text", None)
+    assert read_conversations(source(file)) == whole
+
+
+def test_memory_doesnt_grow_with_a_stream(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    line = json.dumps({"messages": messages([("user", "头痛" * 200), ("assistant", "休息" * 200)])}, ensure_ascii=False)
+    with file.open("w", encoding="utf-8") as out:
+        for _ in range(values.LARGE_BYTES // len(line.encode()) + 1):
+            out.write(line + "\n")
+    script = (
+        "import resource, sys\n"
+        "from rayrl.config.sources import SourceConfig\n"
+        "from rayrl.data.readers import stream_conversations\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024\n"
+        "rows = stream_conversations(SourceConfig(name='s', path=sys.argv[1]))\n"
+        "next(rows); before = peak()\n"
+        "print(1 + sum(1 for _ in rows), peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(file)], capture_output=True, text=True, check=True)
+    rows, grown_mb = map(int, done.stdout.split())
+    assert rows == values.LARGE_BYTES // len(line.encode()) + 1
+    assert grown_mb < 20

@@ -26,6 +26,7 @@ from run_cases import leaves_nothing
 
 from rayrl.config.sources import SourceConfig
 from rayrl.data.readers import read_conversations
+from rayrl.data.storage import Place
 
 
 class Whole(NamedTuple):
@@ -126,6 +127,20 @@ def test_a_stage_is_made_anew_alone_or_with_those_after_it(whole: Whole, tmp_pat
     assert "dedup:" in alone and "decontaminate" not in alone
     stale = run(whole.config, to, "dedup.near=0.8", "unify=null", "check=null", code=2)
     assert "decontaminate was made with another dedup" in stale
+
+
+def test_a_corpus_in_an_object_store_has_the_same_bytes(whole: Whole, store: str) -> None:
+    root = Place.of(f"s3://bucket/corpus?{store}")
+    to = (f"output_dir={root.uri}", "unify=null", "check=null")
+    assert "decontaminate: " in run(whole.config, *to)
+    stages = STAGES[:6]
+    for stage in stages:
+        found = {Place(entry.uri).name: Place(entry.uri).read_bytes() for entry in (root / stage).files()}
+        wanted = {path.name: path.read_bytes() for path in (whole.output / stage).glob("*.parquet")}
+        assert {name: raw for name, raw in found.items() if name.endswith(".parquet")} == wanted
+        assert "manifest.json" in found
+    assert (root / "report.html").is_file()
+    assert all(f"{stage} is done" in run(whole.config, *to) for stage in stages[:1])
 
 
 def test_killed_drivers_and_workers_change_no_byte(whole: Whole, tmp_path: Path) -> None:

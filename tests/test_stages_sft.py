@@ -140,6 +140,7 @@ def test_validation_rows_that_are_trained_on_are_refused(tmp_path: Path) -> None
     config = config_of(tmp_path, data={"validation": [{"name": "held", "path": str(same)}]})
     with pytest.raises(UserError, match=r"3 rows of data\.validation are also trained on"):
         prepared(config)
+    assert not draft_of(Path(config.output_dir)).exists()
 
 
 @pytest.mark.usefixtures("one_rank")
