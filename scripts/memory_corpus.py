@@ -3,7 +3,7 @@
     .venv/bin/python scripts/memory_corpus.py ../shared/data/corpus_raw.jsonl --mb 100 1000
 
 Inputs are made by repetition with variation (corpus_input.py). All stages that need no model run, with an object store
-of 1 GB. Ray's own processes (control store, raylet, agents) aren't counted. Printed by stage, with its seconds.
+of 1 GB. Ray's own processes (control store, raylet, agents) aren't counted. Printed by stage and phase.
 """
 
 from __future__ import annotations
@@ -60,15 +60,25 @@ def measure(root: Path, evaluation: Path) -> None:
     with (root / "log").open("w") as log:
         process = subprocess.Popen(command, stderr=log)
         while process.poll() is None:
-            stage = next((name for name in reversed(STAGES) if (root / "out" / name).exists()), "start")
-            highest[stage] = max(highest.get(stage, 0), used(process.pid))
+            at = place(root / "out")
+            highest[at] = max(highest.get(at, 0), used(process.pid))
             time.sleep(0.2)
     print((root / "log").read_text())
     if process.returncode:
         raise SystemExit(process.returncode)
-    for stage, most in highest.items():
-        print(f"{stage}: {most / 1e9:.2f} GB")
+    for at, most in highest.items():
+        print(f"{at}: {most / 1e9:.2f} GB")
     print(f"highest: {max(highest.values()) / 1e9:.2f} GB", flush=True)
+
+
+def place(output: Path) -> str:
+    """The stage at work, and the newest of its phases' folders: dedup/similar."""
+    stage = next((name for name in reversed(STAGES) if (output / name).exists()), "start")
+    try:
+        phases = [(entry.stat().st_mtime_ns, entry.name) for entry in (output / stage / ".work").iterdir()]
+        return f"{stage}/{max(one for one in phases if not one[1].endswith('.json'))[1].removesuffix('-files')}"
+    except (OSError, ValueError):  # it has none yet, or no more
+        return stage
 
 
 def used(pid: int) -> int:

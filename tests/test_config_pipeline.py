@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from rayrl.config.load import ConfigError, dump, load, placeholders, presets, require_no_placeholders
 from rayrl.config.pipeline import PipelineConfig, Stage
+from rayrl.corpus.pieces import list_pieces
 from rayrl.data.stage_folder import fingerprint
 from rayrl.errors import UserError
 from rayrl.stages.pipeline_record import Record, check_own
@@ -167,6 +169,25 @@ def test_a_data_file_that_changed_is_named(two: str, tmp_path: Path) -> None:
     (folder / "warmup" / "manifest.json").rename(folder / "warmup" / "run.json")  # PPO's
     with pytest.raises(UserError, match=f"{data} has changed since warmup read it"):
         Record(folder, stages).refuse_stale()
+
+
+def test_a_corpus_whose_sources_changed_is_named(tmp_path: Path) -> None:
+    folder, data = tmp_path / "run", tmp_path / "texts"
+    data.mkdir()
+    (data / "a.txt").write_text("1")
+    path = tmp_path / "pipeline.yaml"
+    stages = {"corpus": {"sources": [{"name": "texts", "path": str(data)}]}}
+    path.write_text(yaml.safe_dump({"output_dir": str(folder), "stages": stages}))
+    plan = load(PipelineConfig, str(path)).plan()
+    folder.mkdir()
+    run_whole(folder, plan)
+    (folder / "corpus" / "read").mkdir()
+    manifest = {"inputs": {"sources": list_pieces(plan[0].config.sources).fingerprint()}}
+    (folder / "corpus" / "read" / "manifest.json").write_text(json.dumps(manifest))
+    Record(folder, plan).refuse_stale()
+    (data / "b.txt").write_text("2")
+    with pytest.raises(UserError, match=f"{data} has changed since corpus read it"):
+        Record(folder, plan).refuse_stale()
 
 
 def test_a_stage_that_trained_on_makes_what_read_it_stale(two: str, tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ A task depends on the files' names and sizes alone, so that a run that goes on, 
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -63,8 +65,13 @@ class Listing:
     skipped: dict[str, Counter[str]]
     """By source, files that aren't text by their extension: {"books": {".pdf": 3}}."""
 
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits, of the files' places, sizes and times: their bytes may be terabytes."""
+        entries = json.dumps([[entry.uri, entry.size, entry.mtime_ns] for entry in self.entries])
+        return hashlib.sha256(entries.encode()).hexdigest()
 
-def list_pieces(sources: Sequence[CorpusSourceConfig], task_bytes: int) -> Listing:
+
+def list_pieces(sources: Sequence[CorpusSourceConfig], task_bytes: int = 64 << 20) -> Listing:
     """Everything there is to read, in tasks of about `task_bytes`. Raises UserError where a source has nothing."""
     entries: list[Entry] = []
     tasks: list[list[Piece]] = []

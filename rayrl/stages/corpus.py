@@ -135,8 +135,7 @@ class Corpus:
         sections: list[Strict] = [getattr(config, name)]
         if before is None:
             sections += config.sources
-            entries = json.dumps([[entry.uri, entry.size, entry.mtime_ns] for entry in listing.entries])
-            inputs = {"sources": hashlib.sha256(entries.encode()).hexdigest()}
+            inputs = {"sources": listing.fingerprint()}
         else:
             manifest = (before.place / MANIFEST).read_bytes()
             inputs = {before.name: hashlib.sha256(manifest).hexdigest()}

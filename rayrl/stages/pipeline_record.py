@@ -16,8 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rayrl.config.corpus import CorpusConfig
 from rayrl.config.load import config_hash
 from rayrl.config.pipeline import Stage
+from rayrl.corpus.pieces import list_pieces
 from rayrl.data.lock import LOCK
 from rayrl.data.stage_folder import MANIFEST, changed_input
 from rayrl.errors import UserError
@@ -101,13 +103,22 @@ class Record:
 
     def _check_files(self, name: str) -> None:
         """Raises UserError where a file outside the pipeline that a finished stage read has changed since."""
+        config = self._stages[name].config
+        if isinstance(config, CorpusConfig):  # whose sources may be too large to be read again
+            made = json.loads((self._folder / name / "read" / MANIFEST).read_text(encoding="utf-8"))
+            if made["inputs"]["sources"] != list_pieces(config.sources).fingerprint():
+                raise self._changed(name, ", ".join(source.path for source in config.sources))
+            return
 
         def own(path: Path) -> bool:
             path = path.expanduser().absolute()
             return any(self._folder / stage in (path, *path.parents) for stage in self._stages)
 
         if (path := changed_input(self._folder / name, apart=own)) is not None:
-            raise UserError(f"{path} has changed since {name} read it; to read it again, remove {self._folder / name}")
+            raise self._changed(name, path)
+
+    def _changed(self, name: str, path: str) -> UserError:
+        return UserError(f"{path} has changed since {name} read it; to read it again, remove {self._folder / name}")
 
     def _write(self) -> None:
         draft = self._path.with_suffix(".draft")
