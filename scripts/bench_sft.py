@@ -124,7 +124,7 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
     from rayrl.config.sft import SFTConfig
     from rayrl.data.examples import Examples
     from rayrl.models.builtin import resolve_model
-    from rayrl.stages.sft_data import DATA, draft_of, read_data, sft_tokenizer
+    from rayrl.stages.sft_data import DATA, sft_tokenizer, write_data
 
     python = make_environment()
     model = resolve_model("smollm2-135m-instruct")
@@ -132,7 +132,7 @@ def run_trl(args: argparse.Namespace) -> dict[str, Any]:
         folder = Path(name)
         (folder / "bench.yaml").write_text(yaml.safe_dump(make_config(args, folder)))
         config = load(SFTConfig, str(folder / "bench.yaml"))
-        read_data(config, sft_tokenizer(config, model), draft_of(folder)).publish(folder)
+        write_data(config, sft_tokenizer(config, model), folder)
         data = Examples.load(folder / DATA / "train")
         examples = [data.example(i) for i in range(len(data))]
         job = {

@@ -80,7 +80,7 @@ def _try(root: Path, stage: str, number: int, rng: random.Random) -> tuple[bool,
     if number % 2:
         name = None
         while name is None and process.poll() is None:
-            name = kill_a_worker(process, rng)
+            name = kill_a_worker(process.pid, rng)
         what = f"{name} killed after {time.monotonic() - began:.2f} s"
         process.communicate()
     else:

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -66,23 +65,17 @@ def write_corpus(folder: Path, number: int = 400, seed: int = 0) -> None:
     (folder / "c.warc.wet.gz").write_bytes(b"".join(records))
 
 
-def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: Path) -> None:
-    """A configuration with every stage; shards so small that each has several tasks."""
+def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: Path, ray: str = "local") -> None:
+    """A configuration with every stage; shards so small that each has several tasks. `ray`: its address."""
     labels = path.with_name("labels.jsonl")
     rows = [
         {"text": row["text"], "label": "good" if row["source"].startswith("medical") else "bad"}
         for row in sample(300, 1)
     ]
     labels.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    answers = path.with_name("answers.jsonl")
-    english = [row["text"] for row in sample(300, 1) if row["text"].isascii()]
-    rows = [
-        {"text": text, "answer": text[:500] if i % 2 else other[:500], "label": "keeps" if i % 2 else "departs"}
-        for i, (text, other) in enumerate(pairwise(english))
-    ]
-    answers.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     exams = path.with_name("exams.jsonl")
     exams.write_text(json.dumps({"question": EXAM}, ensure_ascii=False) + "\n", encoding="utf-8")
+    judge = {"endpoint": endpoint, "model": "standin", "cache": str(cache), "backoff_s": 0.05}
     config = {
         "output_dir": str(output),
         "sources": [{"name": "mixed", "path": str(corpus), "columns": {"genre": "genre"}}],
@@ -96,13 +89,13 @@ def write_config(path: Path, corpus: Path, output: Path, endpoint: str, cache: P
         "clean": {"quality": {"labels": str(labels), "least_recall": 0.9}},
         "dedup": {"semantic": {"cell_size": 200}},
         "decontaminate": {"sets": [{"name": "exam", "path": str(exams)}]},
-        "unify": {"endpoint": {"endpoint": endpoint, "model": "standin", "cache": str(cache), "backoff_s": 0.05}},
+        "unify": {"endpoint": judge},
         "check": {
             "regenerate": 1,
             "least_overlap": {"zh-zh": 0.3},
-            "detector": {"labels": str(answers), "least_recall": 0.9},
+            "detector": {"judge": judge, "least_recall": 0.9},
         },
-        "ray": {"object_store_mb": 100},
+        "ray": {"address": ray, "object_store_mb": 100},
     }
     path.write_text(yaml.safe_dump(config, allow_unicode=True), encoding="utf-8")
 
@@ -116,7 +109,7 @@ def published(output: Path) -> dict[str, str]:
 
 
 class _Model(BaseHTTPRequestHandler):
-    """Asks about a text's beginning; answers with its beginning, or for some texts with something else."""
+    """Asks about a text's beginning; answers with its beginning, or for some texts with something else; tells which."""
 
     protocol_version = "HTTP/1.1"
 
@@ -127,7 +120,9 @@ class _Model(BaseHTTPRequestHandler):
         asked = asked.replace(text, "")
         chinese = "请" in asked
         turn = int(hashlib.sha256(text.encode()).hexdigest()[:4], 16) % 10
-        if "Question: " in asked or "问题：" in asked:
+        if "departs: " in asked:
+            reply = "departs" if "Altogether different." in asked else "keeps"
+        elif "Question: " in asked or "问题：" in asked:
             again = "(Request" in asked or "（第" in asked
             reply = text[:500]
             if turn < 2:
@@ -195,10 +190,10 @@ def kill_driver(process: subprocess.Popen[str]) -> None:
     process.communicate()
 
 
-def kill_a_worker(process: subprocess.Popen[str], rng: random.Random) -> str | None:
-    """SIGKILL to one of the run's processes that do tasks; its name, or None where none is at work."""
+def kill_a_worker(pid: int, rng: random.Random) -> str | None:
+    """SIGKILL to one of the processes that do tasks, below the one that started Ray; its name, or None without any."""
     working = []
-    for child in psutil.Process(process.pid).children(recursive=True):
+    for child in psutil.Process(pid).children(recursive=True):
         try:
             name = " ".join(child.cmdline())[:80]
         except psutil.Error:

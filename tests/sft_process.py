@@ -14,7 +14,7 @@ from rayrl.config.load import load
 from rayrl.config.sft import SFTConfig
 from rayrl.models.builtin import resolve_model
 from rayrl.models.deepspeed_engine import init_distributed
-from rayrl.stages.sft_data import draft_of, read_counts, read_data, sft_tokenizer
+from rayrl.stages.sft_data import read_counts, sft_tokenizer, write_data
 from rayrl.stages.sft_worker import Trainer
 
 
@@ -30,7 +30,7 @@ def main() -> None:
         if rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
             if read_counts(folder) is None:
-                read_data(config, sft_tokenizer(config, model), draft_of(folder)).publish(folder)
+                write_data(config, sft_tokenizer(config, model), folder)
         torch.distributed.barrier()
         Trainer(config, folder, model, rank, world).run()
 

@@ -49,7 +49,7 @@ def test_every_label_is_measured_by_a_fit_on_other_groups() -> None:
         return features(texts)
 
     quality, report = fit_any(labels, noted, CONFIG, 3, KEY)
-    assert report.labels == {"good": 90, "bad": 90} and (report.parts, report.by) == (3, "group")
+    assert report.measured == {"good": 90, "bad": 90} and (report.parts, report.by) == (3, "group")
     # Again by hand: of the six groups, the two of a part are scored by a fit on the other four.
     parts, _ = _parts(labels, 3, 3)
     assert [len({one.group for one, p in zip(labels, parts, strict=True) if p == part}) for part in range(3)] == [2] * 3
@@ -117,6 +117,22 @@ def test_every_kind_stays_on_both_sides_where_groups_hold_both(seed: int) -> Non
         assert len({one.good for one, p in zip(labels, parts, strict=True) if p != part}) == 2
     of = {one.group: {p for other, p in zip(labels, parts, strict=True) if other.group == one.group} for one in labels}
     assert all(len(found) == 1 for found in of.values())
+
+
+def test_one_large_group_of_one_kind_leaves_both_kinds_to_fit_on() -> None:
+    sizes = {("books", True): 100, ("web", True): 20, ("web", False): 15, ("forum", True): 20, ("forum", False): 15}
+    labels = [Labelled(f"{group}{good}{n}", good, group) for (group, good), size in sizes.items() for n in range(size)]
+    parts, by = _parts(labels, 3, 0)
+    found = dict(zip([one.group for one in labels], parts.tolist(), strict=True))
+    assert by == "group" and found["web"] != found["forum"]
+
+
+def test_made_up_labels_are_fitted_on_and_not_measured() -> None:
+    labels, extra = labelled(0), [Labelled(f"特价{n}", False, f"group{n % 6}") for n in range(60)]
+    _, report = fit_any(labels, features, CONFIG, 0, KEY, extra)
+    assert report.measured == {"good": 90, "bad": 90} and report.made_up == 60
+    _, only = fit_any([one for one in labels if one.good], features, CONFIG, 0, KEY, extra)
+    assert only.measured == {"good": 90, "bad": 60}, "without bad labels there is nothing else to measure"
 
 
 def test_labels_without_groups_are_divided_one_by_one() -> None:

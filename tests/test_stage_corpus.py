@@ -1,6 +1,7 @@
 """`rayrl corpus` as a command: every stage on real Ray Data, a model over HTTP, bad input, kills."""
 
 import json
+import os
 import random
 import shutil
 import time
@@ -24,6 +25,7 @@ from corpus_cases import (
 )
 from run_cases import leaves_nothing
 
+from cluster.session import connect
 from rayrl.config.sources import SourceConfig
 from rayrl.data.readers import read_conversations
 from rayrl.data.storage import Place
@@ -41,10 +43,12 @@ class Whole(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Whole]:
+    """All runs share a Ray, which outlives their drivers; scripts/soak_corpus.py kills runs that start their own."""
     root = tmp_path_factory.mktemp("corpus")
     write_corpus(root / "input", number=120)
-    with model_endpoint() as endpoint:
-        write_config(root / "config.yaml", root / "input", root / "whole", endpoint, root / "whole.sqlite")
+    with model_endpoint() as endpoint, connect("local", num_cpus=2, object_store_mb=100) as session:
+        ray = session.address
+        write_config(root / "config.yaml", root / "input", root / "whole", endpoint, root / "whole.sqlite", ray)
         began = time.monotonic()
         said = run(root / "config.yaml")
         yield Whole(root / "whole", root / "config.yaml", said, endpoint, time.monotonic() - began)
@@ -78,6 +82,18 @@ def test_every_stage_counts_what_it_took_and_gave(whole: Whole) -> None:
     assert counts(whole.output, "dedup")["dropped"]["like another text"] > 0
     assert counts(whole.output, "decontaminate")["notes"]["in exam"] > 0
     assert counts(whole.output, "check")["dropped"]["the answer departs from its text"] > 0
+
+
+def test_a_model_labels_for_the_detector_of_what_overlap_doesnt_measure(whole: Whole) -> None:
+    labels = [json.loads(line) for line in (whole.output / "check" / "labels.jsonl").read_text("utf-8").splitlines()]
+    assert {row["label"] for row in labels} == {"keeps", "departs"}
+    assert all(row["text"].isascii() or "\u2019" in row["text"] for row in labels), "Chinese answers aren't asked about"
+    report = json.loads((whole.output / "check" / "detector.json").read_text())
+    kinds = [row["label"] for row in labels]
+    assert report["measured"] == {"good": kinds.count("keeps"), "bad": kinds.count("departs")}
+    rows = [row for path in (whole.output / "check").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert all((row["keeps"] is None) == (row["target"] == "zh") for row in rows)
+    assert min(row["keeps"] for row in rows if row["keeps"] is not None) >= report["threshold"]
 
 
 def test_bad_input_is_set_aside_and_told(whole: Whole) -> None:
@@ -131,7 +147,7 @@ def test_a_stage_is_made_anew_alone_or_with_those_after_it(whole: Whole, tmp_pat
 
 def test_a_corpus_in_an_object_store_has_the_same_bytes(whole: Whole, store: str) -> None:
     root = Place.of(f"s3://bucket/corpus?{store}")
-    to = (f"output_dir={root.uri}", "unify=null", "check=null")
+    to = (f"output_dir={root.uri}", "unify=null", "check=null", "ray.address=local")  # whose workers have the keys
     assert "decontaminate: " in run(whole.config, *to)
     stages = STAGES[:6]
     for stage in stages:
@@ -140,7 +156,8 @@ def test_a_corpus_in_an_object_store_has_the_same_bytes(whole: Whole, store: str
         assert {name: raw for name, raw in found.items() if name.endswith(".parquet")} == wanted
         assert "manifest.json" in found
     assert (root / "report.html").is_file()
-    assert all(f"{stage} is done" in run(whole.config, *to) for stage in stages[:1])
+    said = run(whole.config, *to)
+    assert all(f"{stage} is done" in said for stage in stages)
 
 
 def test_killed_drivers_and_workers_change_no_byte(whole: Whole, tmp_path: Path) -> None:
@@ -158,19 +175,19 @@ def test_killed_drivers_and_workers_change_no_byte(whole: Whole, tmp_path: Path)
         process = start(config, {})
         assert wait_for_stage(process, output / stage)
         for _ in range(30):
-            time.sleep(rng.uniform(0.02, 0.3))
-            name = kill_a_worker(process, rng)
+            time.sleep(rng.uniform(0.0, 0.1))
+            name = kill_a_worker(os.getpid(), rng)
             if name is not None:
                 killed[stage].append(name)
                 break
-        time.sleep(rng.uniform(0.0, 0.4))
+        time.sleep(rng.uniform(0.0, 0.1))
         unfinished = not (output / stage / "manifest.json").exists()
         kill_driver(process)
         killed[stage] += ["driver"] if unfinished else []
     _, said = start(config, {}).communicate(timeout=120)
     assert published(output) == published(whole.output), said
-    assert sum("driver" in names for names in killed.values()) >= 5, killed
-    assert sum(any(name != "driver" for name in names) for names in killed.values()) >= 5, killed
+    assert sum("driver" in names for names in killed.values()) >= 3, killed
+    assert sum(any(name != "driver" for name in names) for names in killed.values()) >= 3, killed
 
 
 def test_what_cant_be_used_is_told_in_a_sentence(whole: Whole, tmp_path: Path) -> None:

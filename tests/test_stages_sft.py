@@ -25,7 +25,7 @@ from rayrl.data.examples import Examples
 from rayrl.data.used import read_used
 from rayrl.errors import RunError, UserError
 from rayrl.models.builtin import resolve_model
-from rayrl.stages.sft_data import DATA, DataCounts, draft_of, held_out, read_data, sft_tokenizer
+from rayrl.stages.sft_data import DATA, DataCounts, held_out, sft_tokenizer, write_data
 from rayrl.stages.sft_probe import Probe
 from rayrl.stages.sft_worker import Trainer
 from rayrl.tracking.rows import is_timing, read_rows
@@ -78,7 +78,7 @@ def config_of(folder: Path, **keys: Any) -> SFTConfig:
 def prepared(config: SFTConfig) -> DataCounts:
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    return read_data(config, sft_tokenizer(config, resolve_model("tiny-random")), draft_of(folder)).publish(folder)
+    return write_data(config, sft_tokenizer(config, resolve_model("tiny-random")), folder)
 
 
 def train(config: SFTConfig) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def test_validation_rows_that_are_trained_on_are_refused(tmp_path: Path) -> None
     config = config_of(tmp_path, data={"validation": [{"name": "held", "path": str(same)}]})
     with pytest.raises(UserError, match=r"3 rows of data\.validation are also trained on"):
         prepared(config)
-    assert not draft_of(Path(config.output_dir)).exists()
+    assert not list(Path(config.output_dir).iterdir())
 
 
 @pytest.mark.usefixtures("one_rank")

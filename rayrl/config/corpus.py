@@ -154,8 +154,9 @@ class LabelledConfig(Strict):
     held_out_fraction: float = Field(
         0.3,
         gt=0,
-        lt=1,
-        description="Share of the labels to measure on, by groups where there are several of each kind.",
+        le=0.5,
+        description="The labels are divided into parts of about this share, by groups where there are several of each "
+        "kind; each part is measured by a fit on the others.",
     )
     least_recall: float = Field(
         0.95,
@@ -300,6 +301,13 @@ class DetectorConfig(LabelledConfig):
     encoder: EncoderConfig | None = Field(
         None, description="A model that gives texts of several languages vectors, whose cosine is a further sign."
     )
+
+    @field_validator("encoder")
+    @classmethod
+    def _of_languages(cls, encoder: EncoderConfig | None) -> EncoderConfig | None:
+        if encoder is not None and encoder.kind == "ngrams":
+            raise ValueError("ngrams have nothing in common across languages: name a model of several")
+        return encoder
 
 
 class CheckConfig(Strict):

@@ -47,7 +47,10 @@ class Report:
     threshold: float
     precision: float
     recall: float
-    labels: dict[str, int]
+    measured: dict[str, int]
+    """Labels of each kind that precision and recall are of."""
+    made_up: int
+    """Labels that were only fitted on, unless there were no others of their kind."""
     parts: int
     """The labels were divided into; each was measured by a fit on the others."""
     by: Literal["group", "item"]
@@ -109,17 +112,24 @@ class Classifier(Generic[T]):
 
 
 def fit(
-    labels: Sequence[Labelled[T]], features: Features[T], config: LabelledConfig, seed: int, what: str
+    labels: Sequence[Labelled[T]],
+    features: Features[T],
+    config: LabelledConfig,
+    seed: int,
+    what: str,
+    extra: Sequence[Labelled[T]] = (),
 ) -> tuple[Classifier[T], Report]:
     """Measures, chooses the threshold and fits. Raises UserError where there is too little of a kind to fit on.
 
-    `what`: the configuration's key, for messages.
+    `what`: the configuration's key, for messages. `extra`: made-up labels, to fit on; they are measured only where the
+    labels are all of one kind.
     """
-    if len({one.good for one in labels}) < 2:
+    every = [*labels, *extra]
+    if len({one.good for one in every}) < 2:
         raise UserError(f"{what}: the {len(labels)} labels are all of one kind: label more, of other groups")
-    parts_N, by = _parts(labels, max(2, round(1 / config.held_out_fraction)), seed)
-    matrix, good_N = features([one.item for one in labels]), np.array([one.good for one in labels])
-    measured_N = np.zeros(len(labels), dtype=np.float32)
+    parts_N, by = _parts(every, max(2, round(1 / config.held_out_fraction)), seed)
+    matrix, good_N = features([one.item for one in every]), np.array([one.good for one in every])
+    measured_N = np.zeros(len(every), dtype=np.float32)
     for part in np.unique(parts_N):
         fitted, held = np.flatnonzero(parts_N != part), np.flatnonzero(parts_N == part)
         if len(np.unique(good_N[fitted])) < 2:
@@ -129,17 +139,20 @@ def fit(
             )
         weights, bias = _fitted(matrix[fitted], good_N[fitted])
         measured_N[held] = _probabilities(matrix[held], weights, bias)
-    curve = _curve(measured_N, good_N)
+    counted = len(labels) if len({one.good for one in labels}) == 2 else len(every)
+    curve = _curve(measured_N[:counted], good_N[:counted])
     best = _choose(curve, config.least_recall)
     weights, bias = _fitted(matrix, good_N)
+    good = int(good_N[:counted].sum())
     report = Report(
-        best["threshold"],
-        best["precision"],
-        best["recall"],
-        {"good": int(good_N.sum()), "bad": int((~good_N).sum())},
-        len(np.unique(parts_N)),
-        by,
-        curve,
+        threshold=best["threshold"],
+        precision=best["precision"],
+        recall=best["recall"],
+        measured={"good": good, "bad": counted - good},
+        made_up=len(extra),
+        parts=len(np.unique(parts_N)),
+        by=by,
+        curve=curve,
     )
     return Classifier(features, weights, bias, best["threshold"]), report
 
@@ -153,19 +166,22 @@ def _fitted(matrix: Any, good_N: np.ndarray) -> tuple[np.ndarray, float]:
     """Weights and bias with the least mean loss; good and bad items count the same together, however many there are."""
     from scipy.optimize import minimize
 
+    used = np.unique(matrix.indices)  # the others' weights stay 0
+    small = matrix[:, used]
     signs_N = np.where(good_N, 1.0, -1.0)
     shares_N = np.where(good_N, 0.5 / good_N.sum(), 0.5 / (~good_N).sum())
-    transposed = matrix.T.tocsr()
 
     def loss(point: np.ndarray) -> tuple[float, np.ndarray]:
         weights, bias = point[:-1], point[-1]
-        margins_N = signs_N * (matrix @ weights + bias)
+        margins_N = signs_N * (small @ weights + bias)
         slope_N = -signs_N * shares_N * expit(-margins_N)
         value = float((shares_N * np.logaddexp(0, -margins_N)).sum() + _DECAY / 2 * (weights @ weights))
-        return value, np.append(transposed @ slope_N + _DECAY * weights, slope_N.sum())
+        return value, np.append(small.T @ slope_N + _DECAY * weights, slope_N.sum())
 
-    found = minimize(loss, np.zeros(NUM_FEATURES + 1), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS})
-    return found.x[:-1].astype(np.float32), float(found.x[-1])
+    found = minimize(loss, np.zeros(len(used) + 1), jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS})
+    weights = np.zeros(NUM_FEATURES, dtype=np.float32)
+    weights[used] = found.x[:-1]
+    return weights, float(found.x[-1])
 
 
 def hashed(rows: Sequence[np.ndarray]) -> Any:
@@ -193,8 +209,8 @@ def _probabilities(matrix: Any, weights: np.ndarray, bias: float) -> np.ndarray:
 def _parts(labels: Sequence[Labelled[Any]], number: int, seed: int) -> tuple[np.ndarray, Literal["group", "item"]]:
     """(int64 [N]: the part that each label is in, what was divided).
 
-    By group: of each kind of label in turn, the largest group goes where there are fewest of that kind. By item where
-    a kind has but one group.
+    By group: of each kind of label, first that of fewer groups, the largest group goes where there are fewest of that
+    kind. By item where a kind has but one group.
     """
     groups: dict[bool, Counter[str]] = {True: Counter(), False: Counter()}
     for one in labels:
@@ -204,7 +220,7 @@ def _parts(labels: Sequence[Labelled[Any]], number: int, seed: int) -> tuple[np.
         return (shares * number).astype(np.int64), "item"
     number = min(number, *(len(kinds) for kinds in groups.values()))
     part_of: dict[str, int] = {}
-    for kinds in (groups[True], groups[False]):
+    for kinds in sorted(groups.values(), key=len):
         sizes = [sum(count for group, count in kinds.items() if part_of.get(group) == part) for part in range(number)]
         for group in sorted(kinds, key=lambda name: (-kinds[name], _share(f"{seed}\0{name}"))):
             if group not in part_of:

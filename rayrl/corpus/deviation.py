@@ -36,7 +36,7 @@ def least_overlap(row: Mapping[str, Any], config: CheckConfig) -> float | None:
 
 def pair_of(row: Mapping[str, Any]) -> Pair:
     """Text and answer of a row of INSTRUCTION."""
-    return Pair(row["text"], row["messages"][1]["content"], row["language"], row["target"])
+    return Pair(row["text"], row["messages"][1]["content"])
 
 
 class Check:

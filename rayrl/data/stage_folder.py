@@ -89,9 +89,14 @@ class StageFolder:
         """Whether the stage has been finished, with this configuration and these inputs."""
         return (self.path / MANIFEST).is_file()
 
+    @property
+    def begun(self) -> bool:
+        """Whether an interrupted run has left its work."""
+        return (self.work / STARTED).is_file()
+
     def begin(self) -> Path:
         """Makes the working folder, or finds what an interrupted run left in it."""
-        if not (self.work / STARTED).is_file():
+        if not self.begun:
             if self.work.exists() and any(self.work.iterdir()):
                 raise UserError(f"{self.work} holds files that aren't this stage's; choose another output_dir")
             self.work.mkdir(parents=True, exist_ok=True)

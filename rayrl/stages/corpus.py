@@ -157,6 +157,7 @@ def _hash_of(section: Strict) -> str:
         kept = {key: value[key] for key in _ENDPOINT_MATTERS} if "api_key_env" in value else dict(value)
         if "tensor_parallel" in kept:
             kept = {key: one for key, one in kept.items() if key not in _ENGINE_DOESNT}
+            kept["on_gpus"] = value["gpus_per_engine"] > 0  # they round in another way
         return {key: shaping(one) for key, one in kept.items()}
 
     return hashlib.sha256(json.dumps(shaping(section.model_dump(mode="json"))).encode()).hexdigest()

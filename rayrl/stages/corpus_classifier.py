@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rayrl.config.corpus import CorpusConfig, DetectorConfig
+from rayrl.config.corpus import CorpusConfig
 from rayrl.corpus import detector, quality
 from rayrl.corpus.classifier import Classifier, Features, Labelled, fit, report_json
-from rayrl.corpus.detector import Pair, read_pairs, with_others
 from rayrl.corpus.deviation import least_overlap, pair_of
 from rayrl.corpus.embed import make_encoder
 from rayrl.corpus.labels import KINDS, chosen, kind_of, label_messages
@@ -43,14 +42,20 @@ class Kind:
     """What labels.jsonl calls good, and all else."""
     config: Callable[[CorpusConfig], Any]
     """Its section."""
-    item: Callable[[Mapping[str, Any], CorpusConfig], Any]
-    """A row's, or None where it isn't classified."""
+    told_by: Sequence[str]
+    """Columns that tell which rows are classified; none where all are."""
+    classified: Callable[[Mapping[str, Any], CorpusConfig], bool]
+    """Whether a row is."""
+    item: Callable[[Mapping[str, Any]], Any]
+    """A row's."""
     messages: Callable[[Any], list[Message]]
     """Asks the model for a label."""
     texts: Callable[[Any], dict[str, str]]
     """What labels.jsonl says of an item."""
-    read: Callable[[str, Any], list[Labelled[Any]]]
-    """Labels of a file to fit on, by the section."""
+    read: Callable[[str], list[Labelled[Any]]]
+    """Labels of a file."""
+    extra: Callable[[Sequence[Labelled[Any]], Any], list[Labelled[Any]]]
+    """Further ones to fit on, made of them, by the section."""
     features: Callable[[Any], Features[Any]]
     """By the section; may load a model."""
 
@@ -63,13 +68,8 @@ def _detector_config(config: CorpusConfig) -> Any:
     return config.check.detector if config.check is not None else None
 
 
-def _unmeasured(row: Mapping[str, Any], config: CorpusConfig) -> Pair | None:
-    return pair_of(row) if config.check is not None and least_overlap(row, config.check) is None else None
-
-
-def _pairs_to_fit(path: str, config: DetectorConfig) -> list[Labelled[Pair]]:
-    labels = read_pairs(path)
-    return with_others(labels) if config.mismatched else labels
+def _unmeasured(row: Mapping[str, Any], config: CorpusConfig) -> bool:
+    return config.check is not None and least_overlap(row, config.check) is None
 
 
 QUALITY = Kind(
@@ -79,10 +79,13 @@ QUALITY = Kind(
     replies=KINDS,
     labels=("good", "bad"),
     config=_quality_config,
-    item=lambda row, config: row["text"],
+    told_by=(),
+    classified=lambda row, config: True,
+    item=lambda row: row["text"],
     messages=label_messages,
     texts=lambda text: {"text": text},
-    read=lambda path, config: quality.read_texts(path),
+    read=quality.read_texts,
+    extra=lambda labels, config: [],
     features=lambda config: quality.features,
 )
 DETECTOR = Kind(
@@ -92,10 +95,13 @@ DETECTOR = Kind(
     replies=(detector.KEEPS, detector.DEPARTS),
     labels=(detector.KEEPS, detector.DEPARTS),
     config=_detector_config,
-    item=_unmeasured,
+    told_by=("language", "target"),
+    classified=_unmeasured,
+    item=pair_of,
     messages=detector.label_pair_messages,
     texts=lambda pair: {"text": pair.text, "answer": pair.answer},
-    read=_pairs_to_fit,
+    read=detector.read_pairs,
+    extra=lambda labels, config: detector.mismatched(labels) if config.mismatched else [],
     features=lambda config: detector.features_by(make_encoder(config.encoder) if config.encoder else None),
 )
 
@@ -115,9 +121,9 @@ class LabelWorker(Worker):
             row
             for table in read_batches(payload, list(kind.columns))
             for row in table.to_pylist()
-            if chosen(row["id"], self._share)
+            if chosen(row["id"], self._share) and kind.classified(row, self.config)
         ]
-        items = [(item, row["source"]) for row in rows if (item := kind.item(row, self.config)) is not None]
+        items = [(kind.item(row), row["source"]) for row in rows]
         replies = self._ask([kind.messages(item) for item, _ in items], 0)
         labels = []
         for (item, group), reply in zip(items, replies, strict=True):
@@ -138,31 +144,51 @@ class FitWorker(Worker):
     def do(self, number: int, payload: Any) -> Counts:
         """`payload`: the labels' file."""
         kind, config = self._kind, self._kind.config(self.config)
-        found, report = fit(kind.read(payload, config), kind.features(config), config, self.config.seed, kind.key)
+        labels = kind.read(payload)
+        extra = kind.extra(labels, config)
+        found, report = fit(labels, kind.features(config), config, self.config.seed, kind.key, extra)
         found.save(self.folder / f"{kind.name}.npz")
         (self.folder / f"{kind.name}.json").write_json(report_json(report))
         return {}
 
 
 def fit_classifier(stage: Stage, shards: Sequence[str], kind: Kind) -> None:
-    """Gives the stage's folder its classifier. Raises UserError where the labels don't do."""
+    """Gives the stage's folder its classifier; none where a model would label rows, and there are none to label.
+
+    Raises UserError where the labels don't do.
+    """
     path = kind.config(stage.config).labels
     if path is None:
-        _ask(stage, shards, kind)
+        number = _num_classified(shards, kind, stage.config)
+        if not number:
+            return
+        _ask(stage, shards, kind, number)
         path = (stage.folder.place / LABELS).uri
     stage.phase("fit", FitWorker, [path], kind, light=True)
 
 
-def load_classifier(phase: Phase, kind: Kind) -> Classifier[Any]:
+def load_classifier(phase: Phase, kind: Kind) -> Classifier[Any] | None:
     """In a worker, what `fit_classifier` left."""
-    return Classifier.load(Place(phase.folder) / f"{kind.name}.npz", kind.features(kind.config(phase.config)))
+    file, config = Place(phase.folder) / f"{kind.name}.npz", kind.config(phase.config)
+    return Classifier.load(file, kind.features(config)) if config is not None and file.is_file() else None
 
 
-def _ask(stage: Stage, shards: Sequence[str], kind: Kind) -> None:
-    """Has a sample labelled, and keeps the labels beside the shards."""
+def _num_classified(shards: Sequence[str], kind: Kind, config: CorpusConfig) -> int:
+    if not kind.told_by:
+        return sum(map(num_rows, shards))
+    number, columns = 0, list(kind.told_by)
+    for shard in shards:
+        for table in read_batches(shard, columns, max_rows=1 << 20):
+            groups = table.group_by(columns).aggregate([([], "count_all")]).to_pylist()
+            number += sum(row["count_all"] for row in groups if kind.classified(row, config))
+    return number
+
+
+def _ask(stage: Stage, shards: Sequence[str], kind: Kind, number: int) -> None:
+    """Has a sample of so many rows labelled, and keeps the labels beside the shards."""
     config = kind.config(stage.config)
     service = ModelService(config.judge)  # kept while workers ask: its actor lives as long as the first that asked
-    share = config.num_labels / max(1, sum(map(num_rows, shards)))
+    share = config.num_labels / number
     counts = stage.phase("labels", LabelWorker, shards, kind, share, light=True)
     del service
     lines = [json.dumps(row, ensure_ascii=False) + "\n" for one in counts for row in one["labels"]]

@@ -23,4 +23,4 @@ def make_clean(phase: Phase) -> Step:
     """In the worker."""
     config = phase.config.clean
     assert config is not None
-    return Clean(config, load_classifier(phase, QUALITY) if config.quality is not None else None)
+    return Clean(config, load_classifier(phase, QUALITY))

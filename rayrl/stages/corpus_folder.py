@@ -20,6 +20,7 @@ from rayrl.data.storage import Place
 from rayrl.errors import UserError
 
 WORK = ".work"
+CLEARING = "clearing.json"
 REJECTED = "rejected.jsonl"
 
 
@@ -34,6 +35,8 @@ class CorpusFolder:
     @property
     def done(self) -> bool:
         """Whether the stage is finished. Raises UserError where it was made, or begun, from something else."""
+        if (self.work / CLEARING).is_file():
+            return False
         for file in (self.place / MANIFEST, self.work / STARTED):
             if file.is_file():
                 self._check(file)
@@ -51,6 +54,8 @@ class CorpusFolder:
     def begin(self) -> None:
         """Makes the folder, or goes on in it."""
         started = self.work / STARTED
+        if (self.work / CLEARING).is_file():
+            self.clear()
         if not started.is_file():
             if self.place.files():
                 raise UserError(f"{self.place.uri} holds files that aren't this stage's; choose another output_dir")
@@ -78,9 +83,13 @@ class CorpusFolder:
         return found
 
     def clear(self) -> None:
-        """Removes all that the stage made."""
-        (self.place / MANIFEST).remove()  # first: half a stage must not look done
-        self.place.remove()
+        """Removes all that the stage made; a removal that is cut is finished when the stage begins."""
+        if self.place.exists():
+            (self.work / CLEARING).write_json({})
+            for entry in [*self.place.files(), *self.work.files(recursive=True)]:
+                if Place(entry.uri).name != CLEARING:  # it goes last
+                    Place(entry.uri).remove()
+            self.place.remove()
 
     def _check(self, file: Place) -> None:
         try:

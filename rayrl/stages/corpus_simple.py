@@ -56,8 +56,8 @@ def make_check(phase: Phase) -> Step:
     """Instructions that keep to their texts."""
     config = phase.config
     assert config.unify is not None and config.check is not None
-    found = load_classifier(phase, DETECTOR) if config.check.detector is not None else None
-    return Check(config.check, config.unify, make_generator(config.unify, config.seed), found)
+    generator = make_generator(config.unify, config.seed)
+    return Check(config.check, config.unify, generator, load_classifier(phase, DETECTOR))
 
 
 MAKERS: dict[str, tuple[Callable[[Phase], Step], pa.Schema]] = {

@@ -28,8 +28,8 @@ from rayrl.stages.pool import NUMBER, Pool, answers
 TASK = pa.schema([(NUMBER, pa.int64()), ("payload", pa.string())])
 DONE = pa.schema([(NUMBER, pa.int64()), ("rows", pa.int64()), ("bytes", pa.int64()), ("seconds", pa.float64())])
 Counts = dict[str, Any]
-_kept_steps: dict[tuple[str, str], Step] = {}
-"""Of this process, by the phase's folder and name."""
+_kept_steps: dict[tuple[str, ...], Step] = {}
+"""Of this process, by phase."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Worker:
 
     def __init__(self, phase: Phase) -> None:
         self.phase, self.config = phase, phase.config
-        if (phase.work, phase.name) not in _kept_steps:
+        if _key(phase) not in _kept_steps:
             _kept_steps.clear()  # another phase's lexicon would stay in memory
         self.folder = Place(phase.folder)
 
@@ -119,10 +119,14 @@ class StepWorker(Worker):
 
 def _made(make: Callable[[Phase], Step], phase: Phase) -> Step:
     """The phase's step, made once in a process: light workers are many, lexicons and classifiers take their time."""
-    key = (phase.work, phase.name)
+    key = _key(phase)
     if key not in _kept_steps:
         _kept_steps[key] = make(phase)
     return _kept_steps[key]
+
+
+def _key(phase: Phase) -> tuple[str, ...]:
+    return phase.work, phase.name, phase.config.model_dump_json()
 
 
 class WithoutWorker(Worker):

@@ -13,7 +13,6 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from rayrl.errors import UserError
 from rayrl.evaluation.sft_report import write_sft_report
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import check_blocks, model_config
-from rayrl.stages.sft_data import DATA, READY, DataCounts, draft_of, read_counts, read_data, sft_tokenizer
+from rayrl.stages.sft_data import DATA, READY, DataCounts, read_counts, sft_tokenizer, write_data
 from rayrl.stages.sft_one_stage import shares_over_steps
 from rayrl.stages.sft_probe import Probe
 from rayrl.stages.sft_worker import MODEL, OUTCOME, loop, plan_of
@@ -54,16 +53,16 @@ def main(config_path: str) -> None:
     _check_model(config, model_path)
     tokenizer = sft_tokenizer(config, model_path)
     Probe.load(config.probe, tokenizer, config.objective == "chat")  # its errors before anything starts
-    with ExitStack() as alone:
-        data = None
-        if read_counts(stage.path) is None:
-            alone.enter_context(only_run(draft_of(stage.path)))
-            data = read_data(config, tokenizer, draft_of(stage.path))
-        folder = stage.begin()
-        alone.enter_context(only_run(folder))
+    new = not stage.begun
+    folder = stage.begin()
+    with only_run(folder):
+        try:
+            counts = read_counts(folder) or write_data(config, tokenizer, folder)
+        except BaseException:
+            if new:  # bad input leaves no folder
+                stage.discard()
+            raise
         (folder / "config.yaml").write_text(dump(config), encoding="utf-8")
-        counts = data.publish(folder) if data is not None else read_counts(folder)
-        assert counts is not None
         steps = plan_of(config, Examples.load(folder / DATA / "train")).steps
         _say_data(counts, steps, console)
         _train(config, folder, model_path, steps, console)

@@ -4,8 +4,8 @@ data/train/, data/validation/   examples (data/examples.py); the folder is remov
 rejected.jsonl                  rows that weren't taken, with file, line and reason
 used.jsonl                      keys of the prompts that are trained on (data/used.py)
 
-Row by row, so that sources may be larger than memory; what grows with them is the list of rejected rows and, with
-`data.validation`, the keys of its rows. All is written beside the run's folder first: bad input leaves no folder.
+Row by row, so that sources may be larger than memory where their files are JSONL or Parquet (other forms are read file
+by file). What grows with them is the list of rejected rows and, with `data.validation`, the keys of its rows.
 """
 
 from __future__ import annotations
@@ -85,40 +85,22 @@ def read_counts(folder: Path) -> DataCounts | None:
     return DataCounts(**json.loads(ready.read_text(encoding="utf-8"))) if ready.is_file() else None
 
 
-@dataclass(frozen=True)
-class SFTData:
-    """What was read, in the folder `draft`."""
+def write_data(config: SFTConfig, tokenizer: Any, folder: Path) -> DataCounts:
+    """Reads, splits and tokenises the sources into the run's folder, where ranks and later stages find it.
 
-    counts: DataCounts
-    draft: Path
-
-    def publish(self, folder: Path) -> DataCounts:
-        """Moves it to where ranks and later stages find it."""
-        for name in (REJECTED, USED):
-            os.replace(self.draft / name, folder / name)
-        shutil.rmtree(folder / DATA, ignore_errors=True)
-        os.replace(self.draft / DATA, folder / DATA)
-        shutil.rmtree(self.draft)
-        return self.counts
-
-
-def draft_of(folder: Path) -> Path:
-    """Where the data of the run in `folder` is made."""
-    return folder.with_name(f"{folder.name}.{DATA}")
-
-
-def read_data(config: SFTConfig, tokenizer: Any, draft: Path) -> SFTData:
-    """Reads, splits and tokenises the sources into the folder `draft`.
-
-    Raises UserError where one can't be read, has too many bad rows, or there is nothing to train on; then nothing is
-    left of `draft`.
+    Raises UserError where one can't be read, has too many bad rows, or there is nothing to train on.
     """
+    draft = folder / f"{DATA}.partial"
+    shutil.rmtree(draft, ignore_errors=True)
     try:
         counts = _Reading(config, tokenizer, draft).read()
-    except BaseException:
+        for name in (REJECTED, USED):
+            os.replace(draft / name, folder / name)
+        shutil.rmtree(folder / DATA, ignore_errors=True)
+        os.replace(draft / DATA, folder / DATA)
+    finally:
         shutil.rmtree(draft, ignore_errors=True)
-        raise
-    return SFTData(counts, draft)
+    return counts
 
 
 class _Reading:
@@ -139,19 +121,18 @@ class _Reading:
     def read(self) -> DataCounts:
         """Writes everything; what there is."""
         data, folder = self._config.data, self._draft / DATA
-        shutil.rmtree(folder, ignore_errors=True)
         used = UsedPrompts(self._draft / "used")
         with ExamplesWriter(folder / "train") as train, ExamplesWriter(folder / "validation") as held:
             held_keys, held_sizes = self._read_validation(held)
             sizes, fraction = dict.fromkeys((one.name for one in data.sources), 0), data.validation_fraction
             if not data.validation:
                 held_sizes = dict(sizes) if fraction > 0 else {}
-            shared: list[tuple[str, str]] = []
+            shared: dict[str, str] = {}
             for number, source in enumerate(data.sources):
                 for record, examples in self._of(source):
                     key = record_key(record)
                     if key in held_keys:
-                        shared.append((held_keys[key], record.id))
+                        shared.setdefault(key, record.id)
                     elif not data.validation and held_out(key, fraction):
                         held_sizes[source.name] += len(examples)
                         _add(held, number, examples)
@@ -161,7 +142,7 @@ class _Reading:
                         self._count(examples)
                         if isinstance(record, Conversation):
                             used.add(record)
-        self._check(shared, sizes, held_sizes)
+        self._check({held_keys[key]: name for key, name in shared.items()}, sizes, held_sizes)
         write_rejected(self._draft / REJECTED, self._rejected)
         used.write(self._draft / USED)
         counts = DataCounts(
@@ -227,9 +208,10 @@ class _Reading:
             self._train_tokens += len(one.ids)
             self._loss_tokens += int(one.mask.sum())
 
-    def _check(self, shared: Sequence[tuple[str, str]], train: Mapping[str, int], held: Mapping[str, int]) -> None:
+    def _check(self, shared: Mapping[str, str], train: Mapping[str, int], held: Mapping[str, int]) -> None:
+        """`shared`: ids of rows that are validated on, and of rows that are the same and trained on."""
         if shared:
-            held_id, train_id = shared[0]
+            held_id, train_id = next(iter(shared.items()))
             raise UserError(
                 f"{len(shared)} rows of data.validation are also trained on, so its loss would mislead (first: "
                 f"{held_id!r} is {train_id!r}): take them out of one side"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import codecs
 import gzip
 import re
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -32,28 +33,23 @@ def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
     raw = path.read_bytes()
     if raw.startswith(b"\x1f\x8b"):
         raw = gzip.decompress(raw)
-    wide = _is_wide(encoding)
-    if wide or raw.startswith(_UTF16_MARKS):
-        text = raw.decode("utf-16" if not wide else encoding, _MARK).removeprefix("\ufeff")
+    if is_wide(raw, encoding):
+        text = raw.decode("utf-16" if encoding == "auto" or not is_wide(b"", encoding) else encoding, _MARK)
+        text = text.removeprefix("\ufeff")
         return text.encode("utf-8", "surrogateescape"), "utf-8"
     raw = raw.removeprefix(codecs.BOM_UTF8)
-    return raw, choose_encoding(raw) if encoding == "auto" else encoding
+    return raw, choose_encoding(raw.split(b"\n")) if encoding == "auto" else encoding
 
 
-def text_encoding(raw: bytes, encoding: str = "auto") -> str | None:
-    """The encoding of a file that begins so; None where a line feed isn't always the byte 0x0a, or it is packed."""
-    if _is_wide(encoding) or raw.startswith((*_UTF16_MARKS, b"\x1f\x8b")):
-        return None
-    return choose_encoding(raw.removeprefix(codecs.BOM_UTF8)) if encoding == "auto" else encoding
+def is_wide(raw: bytes, encoding: str = "auto") -> bool:
+    """Whether a text that begins so is in UTF-16 or UTF-32, where a line feed isn't always the byte 0x0a."""
+    named = encoding != "auto" and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
+    return named or raw.startswith(_UTF16_MARKS)
 
 
-def _is_wide(encoding: str) -> bool:
-    return encoding != "auto" and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-
-
-def choose_encoding(raw: bytes) -> str:
+def choose_encoding(lines: Iterable[bytes]) -> str:
     """`utf-8` or `gb18030`, whichever more of the first lines that aren't plain ASCII are written in."""
-    foreign = (line for line in raw.split(b"\n") if not line.isascii())
+    foreign = (line for line in lines if not line.removeprefix(codecs.BOM_UTF8).isascii())
     votes = [_vote(line) for line in islice(foreign, _VOTERS)]
     return "gb18030" if votes.count("gb18030") > votes.count("utf-8") else "utf-8"
 

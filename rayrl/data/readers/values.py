@@ -7,6 +7,7 @@ value means is not decided here (formats.py).
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import re
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rayrl.data.readers.rows import BadLine
-from rayrl.data.readers.text import decode, read_text, text_encoding, why_not_decoded
+from rayrl.data.readers.text import choose_encoding, decode, is_wide, read_text, why_not_decoded
 from rayrl.errors import UserError
 
 Values = Iterator[tuple[int, Any]]
@@ -31,8 +32,10 @@ _MOST_LINES = 1000
 """Of one record of a table."""
 LARGE_BYTES = 64 << 20
 """A JSONL file from here on isn't read into memory."""
-_SAMPLE_BYTES = 8 << 20
-"""Of such a file, what its encoding is told from."""
+_SAMPLE_BYTES = 1 << 20
+"""Of such a file, what tells whether it is JSONL."""
+_PACKED = 4
+"""How much smaller gzip makes text."""
 _BETWEEN = re.compile(r"[\s,]*")
 
 
@@ -72,7 +75,7 @@ def jsonl_values(file: Path, encoding: str = "utf-8") -> Values:
 
     `encoding`: one in which a line feed is the byte 0x0a and nothing else.
     """
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         for number, raw in enumerate(lines, start=1):
             if number == 1:
                 raw = raw.removeprefix(b"\xef\xbb\xbf")
@@ -80,16 +83,33 @@ def jsonl_values(file: Path, encoding: str = "utf-8") -> Values:
                 yield number, decode_json(raw, encoding)
 
 
+def _opened(file: Path) -> Any:
+    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+
+
 def _large_lines(path: Path, encoding: str) -> Values | None:
     """Rows of a JSONL file that is too large to be read at one time; None where it is no such file."""
-    if path.suffix.lower() != ".jsonl" or path.stat().st_size < LARGE_BYTES:
+    packed = path.suffix == ".gz"
+    name = path.name.removesuffix(".gz") if packed else path.name
+    if not name.lower().endswith(".jsonl") or path.stat().st_size * (_PACKED if packed else 1) < LARGE_BYTES:
         return None
-    with path.open("rb") as stream:
-        raw = stream.read(_SAMPLE_BYTES).rpartition(b"\n")[0]
-    found = text_encoding(raw, encoding)
-    if found is None or not _mostly_json(raw.removeprefix(b"\xef\xbb\xbf"), found):
+    with _opened(path) as lines:
+        raw = lines.read(_SAMPLE_BYTES).rpartition(b"\n")[0]
+        if is_wide(raw, encoding):
+            return None
+    if encoding == "auto":
+        with _opened(path) as lines:
+            encoding = choose_encoding(lines)
+    if not _mostly_json(raw.removeprefix(b"\xef\xbb\xbf"), encoding):
         return None
-    return jsonl_values(path, found)
+    return _whole_or_error(path, jsonl_values(path, encoding))
+
+
+def _whole_or_error(path: Path, values: Values) -> Values:
+    try:
+        yield from values
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} can't be read: {error}") from error
 
 
 def decode_json(raw: bytes, encoding: str = "utf-8") -> Any:
@@ -113,7 +133,7 @@ def parquet_values(file: Path) -> Values:
     number = 0
     try:
         with pyarrow.parquet.ParquetFile(file) as table:
-            for batch in table.iter_batches():
+            for batch in table.iter_batches(batch_size=1000):
                 for value in _batch_values(batch):
                     number += 1
                     yield number, value
