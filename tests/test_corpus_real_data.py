@@ -78,7 +78,7 @@ def test_most_medical_text_stays_and_most_other_goes() -> None:
     for number in (0, 1):
         labels = [
             Labelled(row["text"], row["domain"] == "medical", row["source"])
-            for row in counted
+            for row in counted[::3]
             if half[row["source"]] != number
         ]
         quality, report = fit(labels, features, QualityConfig(labels=str(CORPUS)), 0, KEY)
