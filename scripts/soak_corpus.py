@@ -2,9 +2,10 @@
 
     .venv/bin/python scripts/soak_corpus.py --tries 10 --seed 0
 
-Each try kills one worker, or the driver, of one stage at a moment drawn by the seed, then runs the same command to the
-stage's end; every second try kills a worker. All stages run on a corpus of the project's own texts, with a model over
-HTTP. The published shards and counts must be those of an unbroken run, byte for byte. Exit code 1 where any differs.
+Each try kills one worker, or the driver, of one stage at a moment of it that the seed draws, then runs the same command
+to the stage's end; every second try kills a worker. All stages run on a corpus of the project's own texts, with a model
+over HTTP. The published shards and counts must be those of an unbroken run, byte for byte. Exit code 1 where any
+differs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import shutil
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -46,10 +48,11 @@ def main() -> int:
         write_config(root / "config.yaml", root / "input", root / "whole", endpoint, root / "cache.sqlite")
         seconds = _run(root / "config.yaml")
         print(f"unbroken: {seconds:.1f} s")
+        lengths = _lengths(root / "whole")
         failed = done = 0
         for stage in STAGES:
             for number in range(args.tries):
-                same, what = _try(root, stage, number, rng)
+                same, what = _try(root, stage, number, rng.uniform(0.0, lengths[stage]), rng)
                 done, failed = done + 1, failed + (not same)
                 print(f"{stage} {number}: {what}: {'the same' if same else 'DIFFERENT'}", flush=True)
     print(f"{done - failed} of {done} the same")
@@ -65,7 +68,14 @@ def _run(config: Path, *more: str) -> float:
     return time.monotonic() - began
 
 
-def _try(root: Path, stage: str, number: int, rng: random.Random) -> tuple[bool, str]:
+def _lengths(output: Path) -> dict[str, float]:
+    """Seconds that each stage took, by when its manifest was written."""
+    times = [(output / "config.yaml").stat().st_mtime]
+    times += [(output / stage / "manifest.json").stat().st_mtime for stage in STAGES]
+    return {stage: max(0.05, after - before) for stage, (before, after) in zip(STAGES, pairwise(times), strict=True)}
+
+
+def _try(root: Path, stage: str, number: int, delay_s: float, rng: random.Random) -> tuple[bool, str]:
     """One death in a stage, and whether the stage ends as it would have."""
     output = root / "killed"
     shutil.rmtree(output, ignore_errors=True)
@@ -76,7 +86,7 @@ def _try(root: Path, stage: str, number: int, rng: random.Random) -> tuple[bool,
     process = start(root / "config.yaml", {}, *more)
     wait_for_stage(process, output / stage)
     began = time.monotonic()
-    time.sleep(rng.uniform(0.0, 2.0))
+    time.sleep(delay_s)
     if number % 2:
         name = None
         while name is None and process.poll() is None:

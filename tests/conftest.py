@@ -11,6 +11,18 @@ settings.register_profile("same-everywhere", derandomize=True, deadline=None)
 settings.load_profile("same-everywhere")
 
 
+_LONG = (
+    "test_pipeline_end_to_end", "test_stage_corpus", "test_reward_end_to_end", "test_ppo_end_to_end", "test_resume",
+    "test_stage_sample", "test_sft_end_to_end", "test_learners_ranks", "test_models_vllm", "test_corpus_real_data",
+)  # fmt: skip
+"""Files that take longest: first, so that no process is left with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first."""
+    items.sort(key=lambda item: _LONG.index(item.path.stem) if item.path.stem in _LONG else len(_LONG))
+
+
 @pytest.fixture(scope="session")
 def one_rank() -> None:
     """This process as a group of one rank, as a trained role's actor makes it."""
