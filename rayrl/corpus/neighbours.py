@@ -58,30 +58,46 @@ def into_cells(vectors_ND: np.ndarray, places_N: np.ndarray, centres_CD: np.ndar
 
 
 def near_pairs(cell_files: Sequence[str], cell: int, threshold: float) -> pa.Table:
-    """PAIRS of texts in a cell whose cosine reaches the threshold; of very many, as few as make the same groups."""
-    tables = []
+    """PAIRS of texts in a cell whose cosine reaches the threshold; of very many, as few as make the same groups.
+
+    Block by block, so that besides the vectors in half precision (cells are of all sizes) little is in memory.
+    """
+    places, halves = _of_cell(cell_files, cell)
+    starts = range(0, len(places), _BLOCK)
+    found: list[np.ndarray] = [np.empty((0, 2), dtype=np.int64)]
+    number = 0
+    for start in starts:
+        left = _in_full(halves[start : start + _BLOCK])
+        for other in range(start, len(places), _BLOCK):
+            right = left if other == start else _in_full(halves[other : other + _BLOCK])
+            near = left @ right.T >= threshold - _ROUNDING
+            a, b = np.nonzero(np.triu(near, k=1) if other == start else near)
+            found.append(np.stack([places[a + start], places[b + other]], axis=1))
+            number += len(a)
+            if number > _MANY:
+                found = [_chains(np.concatenate(found))]
+                number = len(found[0])
+    return pairs_table(np.sort(np.concatenate(found), axis=1))
+
+
+def _of_cell(cell_files: Sequence[str], cell: int) -> tuple[np.ndarray, np.ndarray]:
+    """(places int64 [N], vectors float16 [N, D]) of a cell."""
+    places, vectors = [np.empty(0, dtype=np.int64)], []
     for uri in cell_files:
         with Place(uri).open() as stream:
-            tables.append(pq.read_table(stream, filters=[("cell", "==", cell)]))
-    table = pa.concat_tables(tables).combine_chunks()
-    if table.num_rows < 2:
-        return pairs_table(np.empty((0, 2), dtype=np.int64))
-    places = table["place"].to_numpy()
-    column = table["vector"].combine_chunks()
-    width = column.type.byte_width
-    raw = np.frombuffer(column.buffers()[1], dtype=np.uint8)[column.offset * width :][: len(column) * width]
-    vectors = unit_length(
-        raw.view(np.float16).reshape(len(column), -1).astype(np.float32)
-    )  # rounding made them shorter
-    found = []
-    for start in range(0, len(vectors), _BLOCK):
-        cosines = vectors[start : start + _BLOCK] @ vectors[start:].T
-        a, b = np.nonzero(np.triu(cosines >= threshold - _ROUNDING, k=1))
-        found.append(np.stack([places[a + start], places[b + start]], axis=1))
-        if sum(map(len, found)) > _MANY:
-            found = [_chains(np.concatenate(found))]
-    pairs = np.concatenate(found)
-    return pairs_table(np.sort(pairs, axis=1))
+            table = pq.read_table(stream, filters=[("cell", "==", cell)]).combine_chunks()
+        if table.num_rows:
+            places.append(table["place"].to_numpy())
+            column = table["vector"].combine_chunks()
+            width = column.type.byte_width
+            raw = np.frombuffer(column.buffers()[1], dtype=np.uint8)[column.offset * width :][: len(column) * width]
+            vectors.append(raw.view(np.float16).reshape(len(column), -1))
+    return np.concatenate(places), np.concatenate(vectors) if vectors else np.empty((0, 0), dtype=np.float16)
+
+
+def _in_full(halves: np.ndarray) -> np.ndarray:
+    """float32, of length 1 again: rounding made them shorter."""
+    return unit_length(halves.astype(np.float32))
 
 
 def _chains(pairs_N2: np.ndarray) -> np.ndarray:
