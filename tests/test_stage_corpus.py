@@ -145,6 +145,23 @@ def test_a_stage_is_made_anew_alone_or_with_those_after_it(whole: Whole, tmp_pat
     assert "decontaminate was made with another dedup" in stale
 
 
+def test_an_engine_of_the_run_s_own_words_questions_and_answers(whole: Whole, tmp_path: Path) -> None:
+    pytest.importorskip("vllm", reason="needs a vLLM engine (pip install 'rayrl[cpu]')")
+    output = tmp_path / "out"
+    shutil.copytree(whole.output, output)
+    engine = "{model: tiny-random, rollout: {max_prompt_tokens: 1400, max_new_tokens: 600, dtype: fp32, engines: %d}}"
+    settings = [f"output_dir={output}", "check=null", "unify.endpoint=null", "unify.tries=1"]
+    settings += ["unify.question_from_chars=60", "unify.answer_from_chars=60", "unify.max_question_chars=5000"]
+    run(whole.config, *settings, f"unify.engine={engine % 1}", "--only", "unify")
+    count = counts(output, "unify")
+    assert count["out"] > 0 and count["in"] - sum(count["dropped"].values()) == count["out"]
+    rows = [row for path in (output / "unify").glob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    assert all(message["content"].strip() for row in rows for message in row["messages"])
+    assert len({row["messages"][0]["content"] for row in rows}) > 1
+    again = run(whole.config, *settings, f"unify.engine={engine % 2}", "--only", "unify")
+    assert "unify is done" in again, "how many engines there are changes nothing"
+
+
 def test_a_corpus_in_an_object_store_has_the_same_bytes(whole: Whole, store: str) -> None:
     root = Place.of(f"s3://bucket/corpus?{store}")
     to = (f"output_dir={root.uri}", "unify=null", "check=null", "ray.address=local")  # whose workers have the keys
