@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import random
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -258,3 +261,23 @@ def test_the_built_in_encoder_s_cosine_is_near_the_sets() -> None:
         one, other = (set(shingles(str(rows[n]["text"]), str(rows[n]["language"])).tolist()) for n in (a, b))
         errors.append(made[a] @ made[b] - len(one & other) / np.sqrt(len(one) * len(other)))
     assert np.std(errors) < 1.5 / np.sqrt(4096) and abs(np.mean(errors)) < 0.01
+
+
+def test_vllm_is_an_encoder_in_a_process_of_its_own() -> None:
+    """A text that is longer than the model's window is cut, and the rest isn't looked at."""
+    pytest.importorskip("vllm", reason="needs vLLM (pip install 'rayrl[cpu]')")
+    script = (
+        "import json\n"
+        "from rayrl.config.corpus import EncoderConfig\n"
+        "from rayrl.corpus.embed import make_encoder\n"
+        "from rayrl.models.builtin import resolve_model\n"
+        "encode = make_encoder(EncoderConfig(kind='vllm', model=resolve_model('tiny-random')))\n"
+        "vectors = encode(['head ache', 'my knee', 'head ache', 'fever ' * 4000, 'fever ' * 5000], ['en'] * 5)\n"
+        "print(json.dumps((vectors @ vectors.T).tolist()))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cosines = np.array(json.loads(done.stdout.splitlines()[-1]))
+    assert cosines.diagonal() == pytest.approx(1.0, abs=1e-5)
+    assert cosines[0, 2] == pytest.approx(1.0, abs=1e-4) and cosines[3, 4] == pytest.approx(1.0, abs=1e-4)
+    assert abs(cosines[0, 1]) < 0.9

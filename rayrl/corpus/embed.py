@@ -7,7 +7,7 @@ The built-in one hashes character sequences (shingles.py) into signed counts: th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -71,12 +71,23 @@ class _SentenceTransformers:
 
 class _VLLM:
     def __init__(self, model: str) -> None:
+        from rayrl.models.engine import prepare_vllm
+        from rayrl.models.loading import device
+
+        on_gpu = device().type == "cuda"
+        prepare_vllm(compiles=False)
         try:
             from vllm import LLM
         except ImportError as error:
             raise UserError("encoder: vLLM isn't installed; use kind: ngrams") from error
-        self._model = LLM(model, runner="pooling", enforce_eager=True)
+        options = {} if on_gpu else {"kv_cache_memory_bytes": 1 << 30}
+        try:
+            self._model: Any = LLM(model, runner="pooling", enforce_eager=True, disable_log_stats=True, **options)
+        except (OSError, ValueError) as error:
+            raise UserError(f"encoder: {model} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+        self._longest = int(self._model.model_config.max_model_len)
 
     def __call__(self, texts: Sequence[str], languages: Sequence[str]) -> np.ndarray:
-        outputs = self._model.embed(list(texts), use_tqdm=False)
+        tokens = {"truncate_prompt_tokens": self._longest}
+        outputs = self._model.embed(list(texts), use_tqdm=False, tokenization_kwargs=tokens)
         return unit_length(np.array([one.outputs.embedding for one in outputs], dtype=np.float32))

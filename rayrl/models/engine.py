@@ -98,24 +98,29 @@ def load_engine(
     return VLLMEngine(model, config, end_token_ids, transfer_backend)
 
 
+def prepare_vllm(compiles: bool) -> None:
+    """Before vLLM is imported: it stays in this process, says little, and unless it `compiles`, compiles nothing."""
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_LOGGING_LEVEL"] = os.environ.setdefault("RAYRL_VLLM_LOG", "ERROR")
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    if not compiles:
+        # A few of vLLM's samplers are compiled whatever enforce_eager says, which takes a C++ compiler and time.
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # for workers in processes of their own
+        torch._dynamo.config.disable = True
+
+
 class VLLMEngine:
     """vLLM's `LLM` with weight transfer."""
 
     def __init__(self, model: str, config: RolloutConfig, end_token_ids: Sequence[int], transfer_backend: str) -> None:
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ["VLLM_LOGGING_LEVEL"] = os.environ.setdefault("RAYRL_VLLM_LOG", "ERROR")
-        os.environ["VLLM_NO_USAGE_STATS"] = "1"
+        self._on_gpu = device().type == "cuda"
+        prepare_vllm(compiles=self._on_gpu or not config.enforce_eager)
         if config.threads is not None:
             os.environ["OMP_NUM_THREADS"] = str(config.threads)
         from vllm import LLM
 
         self._config = config
         self._end_token_ids = list(end_token_ids)
-        self._on_gpu = device().type == "cuda"
-        if config.enforce_eager and not self._on_gpu:
-            # A few of vLLM's samplers are compiled whatever enforce_eager says, which takes a C++ compiler and time.
-            os.environ["TORCH_COMPILE_DISABLE"] = "1"  # for workers in processes of their own
-            torch._dynamo.config.disable = True
         options: dict[str, Any] = (
             {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep_between_phases}
             if self._on_gpu
