@@ -12,6 +12,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
@@ -121,13 +122,19 @@ class Decontaminate:
         """Questions that a text holds, each with the share of its sequences."""
         codes = _codes(text)
         counts: dict[int, int] = defaultdict(int)
-        for length, (hashes, owners) in self._tables.items():
-            if len(codes) < length:
+        grams = np.zeros(len(codes) + 1, dtype=np.uint64)
+        for length in range(1, min(len(codes), max(self._tables, default=0)) + 1):
+            grams = _longer(grams, codes, length)
+            if length not in self._tables:
                 continue
-            grams = np.unique(_grams(codes, length))
-            left, right = np.searchsorted(hashes, grams, "left"), np.searchsorted(hashes, grams, "right")
-            for at in np.flatnonzero(right > left):
-                for owner in owners[left[at] : right[at]].tolist():
+            hashes, owners = self._tables[length]
+            known = grams[hashes[np.minimum(np.searchsorted(hashes, grams), len(hashes) - 1)] == grams]
+            if not len(known):
+                continue
+            known = np.unique(known)
+            left, right = np.searchsorted(hashes, known, "left"), np.searchsorted(hashes, known, "right")
+            for begin, end in zip(left, right, strict=True):
+                for owner in owners[begin:end].tolist():
                     counts[owner] += 1
         shares = ((owner, count / self._sizes[owner]) for owner, count in sorted(counts.items()))
         return [(self._items[owner], share) for owner, share in shares if share >= self._config.share]
@@ -135,14 +142,25 @@ class Decontaminate:
 
 def _codes(text: str) -> np.ndarray:
     """uint64 [N]: a hash of each unit."""
-    return np.array([crc32(unit.encode("utf-8", "surrogatepass")) for unit in units(text)], dtype=np.uint64)
+    return np.array([_code(unit) for unit in units(text)], dtype=np.uint64)
+
+
+@lru_cache(maxsize=1 << 16)
+def _code(unit: str) -> int:
+    return crc32(unit.encode("utf-8", "surrogatepass"))
 
 
 def _grams(codes: np.ndarray, length: int) -> np.ndarray:
-    hashes = np.zeros(len(codes) - length + 1, dtype=np.uint64)
-    for at in range(length):
-        hashes = mixed(hashes + codes[at : at + len(hashes)] + np.uint64(1))
+    """uint64 [N - length + 1]: hashes of all sequences of so many units."""
+    hashes = np.zeros(len(codes) + 1, dtype=np.uint64)
+    for longer in range(1, length + 1):
+        hashes = _longer(hashes, codes, longer)
     return hashes
+
+
+def _longer(shorter: np.ndarray, codes: np.ndarray, length: int) -> np.ndarray:
+    """The hashes of sequences of `length` from those of sequences that are one shorter."""
+    return mixed(shorter[:-1] + codes[length - 1 :] + np.uint64(1))
 
 
 def _table(entries: Sequence[tuple[np.ndarray, int]]) -> tuple[np.ndarray, np.ndarray]:

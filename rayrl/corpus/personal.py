@@ -68,6 +68,9 @@ _ENGLISH_NAME = re.compile(
 )
 
 
+_DIGIT = re.compile(r"\d")
+
+
 def mask(text: str, *, names: bool) -> tuple[str, Counter[str]]:
     """The text with masks, and how many of each. Example: ("电话13812345678", names=False) -> ("电话[PHONE]", ...)"""
     found: Counter[str] = Counter()
@@ -93,7 +96,7 @@ def mask(text: str, *, names: bool) -> tuple[str, Counter[str]]:
         found["QQ"] += 1
         return f"{before}[QQ]"
 
-    if any(character.isdigit() for character in text):
+    if _DIGIT.search(text):
         text = _ID.sub(identity, text)
         text = put(_PHONE, "PHONE", text)
         text = put(_STREET, "ADDRESS", text)

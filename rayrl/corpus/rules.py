@@ -21,7 +21,7 @@ NO_SENTENCE = "rule: no sentence"
 
 _LOOKED_AT = 100_000
 """Characters or words in which repetition is looked for."""
-_WORD_CHARACTER = re.compile(r"[^\W\d_]")
+_LETTERS = re.compile(r"[^\W\d_]+")
 _SENTENCE_END = re.compile(r"[。！？!?;；…]|\.(?![A-Za-z0-9])")
 # No pattern may begin with a run of any length, or a long text takes the square of its length.
 _CONTACT = re.compile(
@@ -42,7 +42,7 @@ def why_not(text: str, language: str, config: RulesConfig) -> str | None:
     """The first rule that the text breaks, or None."""
     if len(text) < config.min_chars:
         return TOO_SHORT
-    letters = len(_WORD_CHARACTER.findall(text))
+    letters = sum(map(len, _LETTERS.findall(text)))
     solid = len(text) - text.count(" ") - text.count("\n")
     if letters < config.min_letters_share * solid:
         return SYMBOLS
