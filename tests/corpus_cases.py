@@ -194,7 +194,7 @@ def kill_a_worker(pid: int, rng: random.Random) -> str | None:
     working = []
     for child in psutil.Process(pid).children(recursive=True):
         try:
-            name = " ".join(child.cmdline())[:80]
+            name = " ".join(child.cmdline()).strip()[:80]
         except psutil.Error:
             continue
         if name.startswith("ray::") and any(word in name for word in ("Map", "Worker", "_map")):
