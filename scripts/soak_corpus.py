@@ -38,6 +38,7 @@ def main() -> int:
     """Runs the tries; the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--tries", type=int, default=10, help="of each stage")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--texts", type=int, default=300, help="of the corpus")
     args = parser.parse_args()
@@ -49,7 +50,7 @@ def main() -> int:
         lengths = _unbroken(root / "config.yaml", root / "whole")
         print("unbroken:", ", ".join(f"{stage} {seconds:.1f} s" for stage, seconds in lengths.items()), flush=True)
         failed = done = 0
-        for stage in STAGES:
+        for stage in args.stages:
             for number in range(args.tries):
                 same, what = _try(root, stage, number, rng.uniform(0.0, lengths[stage]), rng)
                 done, failed = done + 1, failed + (not same)
