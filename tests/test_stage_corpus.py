@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -143,6 +144,31 @@ def test_a_stage_is_made_anew_alone_or_with_those_after_it(whole: Whole, tmp_pat
     assert "dedup:" in alone and "decontaminate" not in alone
     stale = run(whole.config, to, "dedup.near=0.8", "unify=null", "check=null", code=2)
     assert "decontaminate was made with another dedup" in stale
+
+
+def test_a_refusal_leaves_everything_as_it_was(whole: Whole) -> None:
+    before, config = published(whole.output), (whole.output / "config.yaml").read_bytes()
+    for words, said in (
+        (("clean.mask=false", "--from", "dedup"), "clean was made with another configuration"),
+        (("--only", "dedup", "--from", "clean"), "give one of the two"),
+        (("--from", "clean", f"clean.quality.labels={whole.config}"), "expected text and label"),
+        (("--from", "unify", "unify.endpoint.api_key_env=NO_SUCH_KEY"), "unify.endpoint.api_key_env"),
+        (("check.least_overlap.zh-enn=0.2",), "isn't a pair of languages"),
+    ):
+        assert said in run(whole.config, *words, code=2)
+    assert published(whole.output) == before and (whole.output / "config.yaml").read_bytes() == config
+    assert (whole.output / "report.html").is_file() and (whole.output / "summary.json").is_file()
+
+
+def test_examples_of_what_was_dropped_hold_no_telephone(whole: Whole) -> None:
+    shown = [
+        example["text"]
+        for stage in STAGES
+        for reason in counts(whole.output, stage)["reasons"].values()
+        for example in reason["examples"]
+    ]
+    assert any("[PHONE]" in text for text in shown)
+    assert not any(re.search(r"1[3-9]\d{9}", text) for text in shown)
 
 
 def test_an_engine_of_the_run_s_own_words_questions_and_answers(whole: Whole, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -322,6 +323,16 @@ class CheckConfig(Strict):
         None, description="For those other pairs: a classifier that the stage fits, as for answers in another language."
     )
     regenerate: int = Field(2, ge=0, description="How often a failed answer is asked for again before it is set aside.")
+
+    @field_validator("least_overlap")
+    @classmethod
+    def _pairs(cls, limits: dict[str, float]) -> dict[str, float]:
+        for pair in limits:
+            if not re.fullmatch("[a-z]{2}-(zh|en)", pair):
+                raise ValueError(
+                    f"{pair!r} isn't a pair of languages such as zh-zh or zh-en (TEXT-ANSWER, answers zh or en)"
+                )
+        return limits
 
 
 class CorpusConfig(CommandConfig):

@@ -51,7 +51,7 @@ class Check:
         """See records.Step."""
         rows = table.to_pylist()
         notes: Counter[str] = Counter()
-        left = self._departing(rows, range(len(rows)))
+        left = self._departing(rows, range(len(rows)), notes)
         notes["answers that departed at first"] = len(left)
         for attempt in range(self._config.regenerate):
             if not left:
@@ -65,12 +65,12 @@ class Check:
                 row["tries"] += 1
                 if reply is not None and why_not(reply, self._unify, question=False) is None:
                     row["messages"][1]["content"] = reply.strip()
-            left = self._departing(rows, left)
+            left = self._departing(rows, left, notes)
         gone = set(left)
         kept = pa.Table.from_pylist([row for i, row in enumerate(rows) if i not in gone], schema=INSTRUCTION)
         return Result(kept, [(i, DEVIATES) for i in left], notes=notes)
 
-    def _departing(self, rows: Sequence[dict[str, Any]], asked: Iterable[int]) -> list[int]:
+    def _departing(self, rows: Sequence[dict[str, Any]], asked: Iterable[int], notes: Counter[str]) -> list[int]:
         """Which rows' answers don't keep to their texts; notes by how much they do."""
         gone, unmeasured = [], []
         for i in asked:
@@ -81,7 +81,9 @@ class Check:
                 unmeasured.append(i)
             elif row["overlap"] < least:
                 gone.append(i)
-        if self._detector is not None:
+        if self._detector is None and unmeasured:
+            notes["answers that nothing measures"] = len(unmeasured)  # they are asked about once
+        elif self._detector is not None:
             keeps = self._detector.probabilities([pair_of(rows[i]) for i in unmeasured])
             for i, probability in zip(unmeasured, keeps.tolist(), strict=True):
                 rows[i]["keeps"] = probability

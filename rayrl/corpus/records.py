@@ -25,7 +25,7 @@ Nothing here imports Ray or torch.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -130,7 +130,9 @@ def keep(table: pa.Table, reasons: Sequence[str | None]) -> Result:
 class Tally:
     """Counts of one unit of work, which add up to the stage's manifest."""
 
-    def __init__(self) -> None:
+    def __init__(self, show: Callable[[str], str] = str) -> None:
+        """`show`: what an example says of a text."""
+        self._show = show
         self.sizes = {"in": Sizes(), "out": Sizes()}
         self.dropped: dict[str, dict[str, Any]] = {}
         self.notes: Counter[str] = Counter()
@@ -150,7 +152,7 @@ class Tally:
             entry["rows"] += 1
             entry["chars"] += int(chars[at])
             if len(entry["examples"]) < EXAMPLES:
-                shown = gone["text"][at].as_py()[:EXAMPLE_CHARS]
+                shown = self._show(gone["text"][at].as_py()[: 4 * EXAMPLE_CHARS])[:EXAMPLE_CHARS]
                 entry["examples"].append({"id": gone["id"][at].as_py(), "text": shown})
 
     def as_json(self) -> dict[str, Any]:

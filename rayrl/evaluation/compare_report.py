@@ -38,8 +38,10 @@ def read_run(text: str) -> Run:
             summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
             rows.append(read_rows(folder / "metrics.jsonl"))
             summaries.append({"validation_loss": summary["validation_loss"], "steps": summary["steps"]})
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError) as error:
             raise UserError(f"{folder} isn't the folder of a finished `rayrl sft`: {error}") from error
+        except KeyError as error:
+            raise UserError(f"{folder} is another command's folder, not of a finished `rayrl sft`") from error
     return Run(name, rows, summaries)
 
 

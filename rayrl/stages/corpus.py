@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ from cluster.session import connect
 from rayrl.config.corpus import CorpusConfig
 from rayrl.config.load import dump, load
 from rayrl.config.strict import Strict
-from rayrl.corpus.lexicon import BUILTIN
+from rayrl.corpus.lexicon import BUILTIN, Lexicon
 from rayrl.corpus.pieces import Listing, list_pieces
 from rayrl.corpus.records import Tally
 from rayrl.data.lock import only_run
@@ -35,6 +36,7 @@ from rayrl.data.storage import Place
 from rayrl.errors import UserError
 from rayrl.evaluation.corpus_report import corpus_page, summary_of
 from rayrl.evaluation.stage_report import render_page
+from rayrl.stages.corpus_classifier import DETECTOR, QUALITY
 from rayrl.stages.corpus_clean import clean
 from rayrl.stages.corpus_dedup import dedup
 from rayrl.stages.corpus_folder import CorpusFolder
@@ -76,32 +78,42 @@ class Corpus:
             logger.info("%s: files that aren't read: %s", source, told)
         stages = config.stages()
         first, last = self._asked(stages)
-        for path in (path for name in stages for path in _named(config, name)):
-            if path not in BUILTIN and not Place.of(path).is_file():
-                raise UserError(f"{path} isn't there")
-        self._clear(stages)
-        lasting = config.model_copy(update={"only": None, "from_stage": None})
-        (self._root / "config.yaml").write_bytes(dump(lasting).encode())
+        _check_inputs(_absolute(config), stages)
         before: CorpusFolder | None = None
         done: dict[str, Any] = {}
+        changed = False
         with ExitStack() as connection:
-            for name in stages[: last + 1]:
+            for number, name in enumerate(stages[: last + 1]):
+                if number == first:
+                    self._clear(stages)  # now that the stages before are known to be done
                 folder = self._folder(name, listing, before)
                 if name == config.only and folder.stale:
                     folder.clear()
                 if folder.done:
                     folder.tidy()
                     logger.info("%s is done: %s", name, _headline(folder.manifest()["counts"]))
-                elif stages.index(name) < first:
+                elif number < first:
                     raise UserError(f"{name} isn't done yet: run the command without --only or --from first")
                 else:
+                    if not changed:
+                        self._begin()
+                        changed = True
                     if not ray.is_initialized():
                         at = connect(config.ray.address, object_store_mb=config.ray.object_store_mb)
                         connection.enter_context(at)
                     _do(Stage(_absolute(config), folder), before, listing)
                 before = folder
                 done[name] = folder.manifest()["counts"]
+        if not changed:
+            self._begin()
         self._report(done)
+
+    def _begin(self) -> None:
+        """Nothing refuses the configuration: it is written down, and what the last one ended with is no more."""
+        lasting = self._config.model_copy(update={"only": None, "from_stage": None})
+        (self._root / "config.yaml").write_bytes(dump(lasting).encode())
+        for name in ("summary.json", "report.html"):
+            (self._root / name).remove()
 
     def _report(self, done: Mapping[str, Any]) -> None:
         """Writes summary.json and report.html."""
@@ -114,6 +126,8 @@ class Corpus:
     def _asked(self, stages: Sequence[str]) -> tuple[int, int]:
         """Numbers of the first and last stage that this run may do."""
         config = self._config
+        if config.only is not None and config.from_stage is not None:
+            raise UserError("--only makes one stage, --from that and the later ones: give one of the two")
         named = config.only or config.from_stage
         if named is not None and named not in stages:
             raise UserError(f"the configuration has no stage {named}; its stages: {', '.join(stages)}")
@@ -161,6 +175,25 @@ def _hash_of(section: Strict) -> str:
         return {key: shaping(one) for key, one in kept.items()}
 
     return hashlib.sha256(json.dumps(shaping(section.model_dump(mode="json"))).encode()).hexdigest()
+
+
+def _check_inputs(config: CorpusConfig, stages: Sequence[str]) -> None:
+    """What a stage would stumble over hours later. Raises UserError."""
+    for name in stages:
+        for path in _named(config, name):
+            if path not in BUILTIN and not Place.of(path).is_file():
+                raise UserError(f"{name}: {path} isn't there (built-in lists: {', '.join(BUILTIN)})")
+    if config.extract is not None:
+        Lexicon.load(config.extract)
+    for kind in (QUALITY, DETECTOR):
+        section = kind.config(config)
+        if section is not None and section.labels is not None:
+            kind.read(section.labels)
+    endpoints = {"unify.endpoint": config.unify.endpoint if config.unify is not None else None}
+    endpoints |= {f"{one.key}.judge": one.config(config).judge for one in (QUALITY, DETECTOR) if one.config(config)}
+    for key, endpoint in endpoints.items():
+        if endpoint is not None and endpoint.api_key_env is not None and endpoint.api_key_env not in os.environ:
+            raise UserError(f"{key}.api_key_env: the environment variable {endpoint.api_key_env} isn't set")
 
 
 def _absolute(config: CorpusConfig) -> CorpusConfig:
@@ -223,7 +256,8 @@ def _do(stage: Stage, before: CorpusFolder | None, listing: Listing) -> None:
 
 def _headline(counts: dict[str, Any]) -> str:
     """Example: "1,200 texts from 3,000, 4.10 of 9.90 million characters\""""
-    chars = {side: sum(row["chars"] for row in counts["sizes"][side]) / 1e6 for side in ("in", "out")}
-    return (
-        f"{counts['out']:,} texts from {counts['in']:,}, {chars['out']:,.2f} of {chars['in']:,.2f} million characters"
-    )
+    chars = {side: sum(row["chars"] for row in counts["sizes"][side]) for side in ("in", "out")}
+    left = f"{chars['out']:,} of {chars['in']:,} characters"
+    if chars["in"] >= 1_000_000:
+        left = f"{chars['out'] / 1e6:,.2f} of {chars['in'] / 1e6:,.2f} million characters"
+    return f"{counts['out']:,} texts from {counts['in']:,}, {left}"

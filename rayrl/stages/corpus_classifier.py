@@ -7,6 +7,7 @@ NAME.npz, NAME.json       the classifier, and how good it is on held-out labels
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ from rayrl.judge.service import ModelService
 from rayrl.stages.corpus_generators import EndpointGenerator
 from rayrl.stages.corpus_work import Counts, Phase, Stage, Worker
 from rayrl.types import Message
+
+logger = logging.getLogger(__name__)
 
 LABELS = "labels.jsonl"
 
@@ -112,7 +115,7 @@ class LabelWorker(Worker):
     def __init__(self, phase: Phase, kind: Kind, share: float) -> None:
         super().__init__(phase)
         self._kind, self._share = kind, share
-        self._ask = EndpointGenerator(ModelService(kind.config(phase.config).judge))
+        self._ask = EndpointGenerator(kind.config(phase.config).judge)
 
     def do(self, number: int, payload: Any) -> Counts:
         """`payload`: a shard's path."""
@@ -165,6 +168,20 @@ def fit_classifier(stage: Stage, shards: Sequence[str], kind: Kind) -> None:
         _ask(stage, shards, kind, number)
         path = (stage.folder.place / LABELS).uri
     stage.phase("fit", FitWorker, [path], kind, light=True)
+    _say((stage.folder.place / f"{kind.name}.json").read_json(), kind, kind.config(stage.config).least_recall)
+
+
+def _say(report: Mapping[str, Any], kind: Kind, least_recall: float) -> None:
+    measured = report["measured"]
+    share = measured["good"] / sum(measured.values())
+    logger.info(
+        "%s, on %d held-out labels: at %.2f it keeps %.1f%% of the good ones, and %.1f%% of what it keeps is good "
+        "(of all: %.1f%%)",
+        kind.key, sum(measured.values()), report["threshold"], 100 * report["recall"], 100 * report["precision"],
+        100 * share,
+    )  # fmt: skip
+    if report["recall"] < least_recall or report["precision"] <= share:
+        logger.warning("%s: that is worse than asked for, or than no classifier: label more", kind.key)
 
 
 def load_classifier(phase: Phase, kind: Kind) -> Classifier[Any] | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayrl.config.corpus import UnifyConfig, UnifyEngineConfig
+from rayrl.config.judge import EndpointConfig
 from rayrl.corpus.unify import Generator
 from rayrl.data.chat import checkpoint_end_token_ids, load_tokenizer
 from rayrl.errors import RunError
@@ -22,7 +23,7 @@ _MOST_UNANSWERED = 4
 def make_generator(config: UnifyConfig, seed: int) -> Generator:
     """The one that is configured. Needs a connection to Ray for an endpoint; `seed`: of an engine's sampling."""
     if config.endpoint is not None:
-        return EndpointGenerator(ModelService(config.endpoint))
+        return EndpointGenerator(config.endpoint)
     assert config.engine is not None
     return _EngineGenerator(config.engine, seed)
 
@@ -30,8 +31,8 @@ def make_generator(config: UnifyConfig, seed: int) -> Generator:
 class EndpointGenerator:
     """An endpoint's model. Raises RunError where the budget is spent, or most requests aren't answered."""
 
-    def __init__(self, service: ModelService) -> None:
-        self._service = service
+    def __init__(self, config: EndpointConfig) -> None:
+        self._service, self._address = ModelService(config), config.endpoint
 
     def __call__(self, requests: Sequence[list[Message]], attempt: int) -> list[str | None]:
         """See unify.Generator."""
@@ -41,7 +42,10 @@ class EndpointGenerator:
             raise RunError(f"{error}; raise the budget, and the same command goes on") from error
         unanswered = replies.count(None)
         if unanswered > _MOST_UNANSWERED and 2 * unanswered > len(requests):
-            raise RunError(f"{unanswered} of {len(requests)} requests weren't answered; the same command goes on")
+            raise RunError(
+                f"{self._address}: {unanswered} of {len(requests)} requests weren't answered; does it run, and is the "
+                "address right? Then the command goes on (without --from)"
+            )
         return [None if reply is None or reply.endswith(CUT) else without_thoughts(reply) for reply in replies]
 
 

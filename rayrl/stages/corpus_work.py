@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import ray
 
 from rayrl.config.corpus import CorpusConfig
+from rayrl.corpus.personal import mask
 from rayrl.corpus.records import TEXT, Result, Step, Tally, keep
 from rayrl.corpus.shards import ShardWriter, read_batches
 from rayrl.data.storage import Place
@@ -81,7 +82,8 @@ class Worker:
         self, number: int, results: Iterator[tuple[pa.Table, Result]], schema: pa.Schema = TEXT
     ) -> Counts:
         """Writes what steps made of batches, as shards."""
-        tally = Tally()
+        masks = self.config.clean is not None and self.config.clean.mask
+        tally = Tally(_masked if masks else str)
         rejected: list[dict[str, Any]] = []
         listed: list[Any] = []
         with ShardWriter(self.folder, number, schema, int(self.config.read.shard_mb * 2**20)) as writer:
@@ -102,6 +104,11 @@ class Worker:
             # Small groups: who reads a part of a sorted file, reads little beside it.
             pq.write_table(table, stream, row_group_size=1 << 12)
         return {"found": table.num_rows}
+
+
+def _masked(text: str) -> str:
+    """For examples, also of texts that went before `clean` could mask them."""
+    return mask(text, names=True)[0]
 
 
 class StepWorker(Worker):
