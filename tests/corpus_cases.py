@@ -26,6 +26,9 @@ COMMAND = str(Path(sys.executable).with_name("rayrl"))
 STAGES = ("read", "extract", "segment", "clean", "dedup", "decontaminate", "unify", "check")
 EXAM = "下列哪一种药物是治疗过敏性休克时应当首先使用的抢救药物？"
 
+PRIVATE = "请与王先生联系，手机13812345678，本店常年收购旧书旧报，上门服务，价格面议，欢迎新老朋友前来洽谈。"
+"""A text that goes before masks are made."""
+
 
 def sample(number: int, seed: int = 0) -> list[dict[str, str]]:
     """Rows of the package's little corpus, in an order by the seed: `text`, `genre`, `source`."""
@@ -42,6 +45,7 @@ def write_corpus(folder: Path, number: int = 400, seed: int = 0) -> None:
     found = [row["text"] for row in taken]
     part = number // 4
     rows = [json.dumps({"text": row["text"], "genre": row["genre"]}, ensure_ascii=False) for row in taken[: 2 * part]]
+    rows.insert(0, json.dumps({"text": PRIVATE}, ensure_ascii=False))
     rows.insert(7, '{"text": "cut off')
     (folder / "a.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
     packed = "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in found[2 * part : 3 * part])
