@@ -52,7 +52,9 @@ def main() -> int:
         failed = done = 0
         for stage in args.stages:
             for number in range(args.tries):
-                same, what = _try(root, stage, number, rng.uniform(0.0, lengths[stage]), rng)
+                what = None
+                while what is None:  # nobody died: the stage was over, or no worker was there
+                    same, what = _try(root, stage, number, rng.uniform(0.0, lengths[stage]), rng)
                 done, failed = done + 1, failed + (not same)
                 print(f"{stage} {number}: {what}: {'the same' if same else 'DIFFERENT'}", flush=True)
     print(f"{done - failed} of {done} the same")
@@ -83,8 +85,8 @@ def _unbroken(config: Path, output: Path) -> dict[str, float]:
     }
 
 
-def _try(root: Path, stage: str, number: int, delay_s: float, rng: random.Random) -> tuple[bool, str]:
-    """One death in a stage, and whether the stage ends as it would have."""
+def _try(root: Path, stage: str, number: int, delay_s: float, rng: random.Random) -> tuple[bool, str | None]:
+    """One death in a stage (None where nobody died), and whether the stage ends as it would have."""
     output = root / "killed"
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(root / "whole", output)
@@ -99,12 +101,12 @@ def _try(root: Path, stage: str, number: int, delay_s: float, rng: random.Random
         name = None
         while name is None and process.poll() is None:
             name = kill_a_worker(process.pid, rng)
-        what = f"{name} killed after {time.monotonic() - began:.2f} s"
+        what = None if name is None else f"{name} killed after {time.monotonic() - began:.2f} s"
         process.communicate()
     else:
         open_still = process.poll() is None
         kill_driver(process)
-        what = f"driver killed after {time.monotonic() - began:.2f} s" if open_still else "over before the kill"
+        what = f"driver killed after {time.monotonic() - began:.2f} s" if open_still else None
     if not (output / stage / "manifest.json").exists():
         _run(root / "config.yaml", *more)
     wanted = {key: value for key, value in published(root / "whole").items() if key.split("/")[0] == stage}
