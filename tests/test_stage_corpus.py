@@ -156,6 +156,9 @@ def test_a_refusal_leaves_everything_as_it_was(whole: Whole) -> None:
         (("check.least_overlap.zh-enn=0.2",), "isn't a pair of languages"),
     ):
         assert said in run(whole.config, *words, code=2)
+    assert "clean is done" in run(whole.config, "unify.endpoint.api_key_env=NO_SUCH_KEY"), "nobody is asked any more"
+    assert "dedup is done" in run(whole.config, "unify.endpoint.api_key_env=NO_SUCH_KEY", "--only", "dedup")
+    run(whole.config)
     assert published(whole.output) == before and (whole.output / "config.yaml").read_bytes() == config
     assert (whole.output / "report.html").is_file() and (whole.output / "summary.json").is_file()
 

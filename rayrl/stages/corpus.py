@@ -27,6 +27,7 @@ from cluster.session import connect
 from rayrl.config.corpus import CorpusConfig
 from rayrl.config.load import dump, load
 from rayrl.config.strict import Strict
+from rayrl.corpus.contamination import read_items
 from rayrl.corpus.lexicon import BUILTIN, Lexicon
 from rayrl.corpus.pieces import Listing, list_pieces
 from rayrl.corpus.records import Tally
@@ -36,7 +37,7 @@ from rayrl.data.storage import Place
 from rayrl.errors import UserError
 from rayrl.evaluation.corpus_report import corpus_page, summary_of
 from rayrl.evaluation.stage_report import render_page
-from rayrl.stages.corpus_classifier import DETECTOR, QUALITY
+from rayrl.stages.corpus_classifier import CLASSIFIERS
 from rayrl.stages.corpus_clean import clean
 from rayrl.stages.corpus_dedup import dedup
 from rayrl.stages.corpus_folder import CorpusFolder
@@ -68,6 +69,7 @@ class Corpus:
 
     def __init__(self, config: CorpusConfig, root: Place) -> None:
         self._config, self._root = config, root
+        self._begun = False
 
     def run(self) -> None:
         """Does what isn't done yet of the stages that are asked for."""
@@ -81,13 +83,14 @@ class Corpus:
         _check_inputs(_absolute(config), stages)
         before: CorpusFolder | None = None
         done: dict[str, Any] = {}
-        changed = False
         with ExitStack() as connection:
             for number, name in enumerate(stages[: last + 1]):
-                if number == first:
-                    self._clear(stages)  # now that the stages before are known to be done
+                if number == first and config.from_stage is not None:
+                    self._begin(stages[number:])  # the stages before are known to be done
+                    self._clear(stages[number:])
                 folder = self._folder(name, listing, before)
                 if name == config.only and folder.stale:
+                    self._begin([name])
                     folder.clear()
                 if folder.done:
                     folder.tidy()
@@ -95,21 +98,23 @@ class Corpus:
                 elif number < first:
                     raise UserError(f"{name} isn't done yet: run the command without --only or --from first")
                 else:
-                    if not changed:
-                        self._begin()
-                        changed = True
+                    self._begin(stages[number : last + 1])
                     if not ray.is_initialized():
                         at = connect(config.ray.address, object_store_mb=config.ray.object_store_mb)
                         connection.enter_context(at)
                     _do(Stage(_absolute(config), folder), before, listing)
                 before = folder
                 done[name] = folder.manifest()["counts"]
-        if not changed:
-            self._begin()
+        self._begin([])
         self._report(done)
 
-    def _begin(self) -> None:
-        """Nothing refuses the configuration: it is written down, and what the last one ended with is no more."""
+    def _begin(self, stages: Sequence[str]) -> None:
+        """Once, before the first of `stages` is changed: the configuration is written down, and what the last run
+        ended with is no more."""
+        if self._begun:
+            return
+        _check_keys(self._config, stages)
+        self._begun = True
         lasting = self._config.model_copy(update={"only": None, "from_stage": None})
         (self._root / "config.yaml").write_bytes(dump(lasting).encode())
         for name in ("summary.json", "report.html"):
@@ -136,12 +141,9 @@ class Corpus:
 
     def _clear(self, stages: Sequence[str]) -> None:
         """Removes what is to be made anew."""
-        config = self._config
-        if config.from_stage is not None:
-            again = stages[stages.index(config.from_stage) :]
-            for name in again:
-                CorpusFolder(self._root, name, {}, config.seed).clear()
-            logger.info("made anew: %s; should it be cut, the command without --from goes on", ", ".join(again))
+        for name in stages:
+            CorpusFolder(self._root, name, {}, self._config.seed).clear()
+        logger.info("made anew: %s; should it be cut, the command without --from goes on", ", ".join(stages))
 
     def _folder(self, name: str, listing: Listing, before: CorpusFolder | None) -> CorpusFolder:
         """The stage's folder, by what it depends on: its section, and its input."""
@@ -185,13 +187,23 @@ def _check_inputs(config: CorpusConfig, stages: Sequence[str]) -> None:
                 raise UserError(f"{name}: {path} isn't there (built-in lists: {', '.join(BUILTIN)})")
     if config.extract is not None:
         Lexicon.load(config.extract)
-    for kind in (QUALITY, DETECTOR):
+    for kind in CLASSIFIERS.values():
         section = kind.config(config)
         if section is not None and section.labels is not None:
             kind.read(section.labels)
-    endpoints = {"unify.endpoint": config.unify.endpoint if config.unify is not None else None}
-    endpoints |= {f"{one.key}.judge": one.config(config).judge for one in (QUALITY, DETECTOR) if one.config(config)}
-    for key, endpoint in endpoints.items():
+    for one in config.decontaminate.sets if config.decontaminate is not None else []:
+        read_items(one)
+
+
+def _check_keys(config: CorpusConfig, stages: Sequence[str]) -> None:
+    """Raises UserError where a stage that is to be done will miss the key to its endpoint."""
+    asked: list[tuple[str, Any]] = []
+    if config.unify is not None and {"unify", "check"} & set(stages):
+        asked.append(("unify.endpoint", config.unify.endpoint))
+    for name, kind in CLASSIFIERS.items():
+        if name in stages and (section := kind.config(config)) is not None:
+            asked.append((f"{kind.key}.judge", section.judge))
+    for key, endpoint in asked:
         if endpoint is not None and endpoint.api_key_env is not None and endpoint.api_key_env not in os.environ:
             raise UserError(f"{key}.api_key_env: the environment variable {endpoint.api_key_env} isn't set")
 
@@ -225,10 +237,9 @@ def _named(config: CorpusConfig, name: str) -> list[str]:
     """Files beside the texts that a stage depends on."""
     if name == "extract" and config.extract is not None:
         return [*(one.path for one in config.extract.lexicons), *config.extract.stop_words]
-    fitted = (config.clean.quality if config.clean else None, config.check.detector if config.check else None)
-    for stage, section in zip(("clean", "check"), fitted, strict=True):
-        if name == stage and section is not None and section.labels is not None:
-            return [section.labels]
+    if name in CLASSIFIERS:
+        section = CLASSIFIERS[name].config(config)
+        return [section.labels] if section is not None and section.labels is not None else []
     if name == "decontaminate" and config.decontaminate is not None:
         return [one.path for one in config.decontaminate.sets]
     return []

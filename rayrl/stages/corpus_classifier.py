@@ -108,6 +108,9 @@ DETECTOR = Kind(
     features=lambda config: detector.features_by(make_encoder(config.encoder) if config.encoder else None),
 )
 
+CLASSIFIERS = {"clean": QUALITY, "check": DETECTOR}
+"""By stage."""
+
 
 class LabelWorker(Worker):
     """A shard's part of the sample, labelled by the model. `share`: of all rows."""

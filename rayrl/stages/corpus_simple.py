@@ -73,9 +73,6 @@ MAKERS: dict[str, tuple[Callable[[Phase], Step], pa.Schema]] = {
 def simple(stage: Stage, shards: Sequence[str]) -> Tally:
     """Does a stage of MAKERS."""
     name, config = stage.folder.name, stage.config
-    if name == "decontaminate" and config.decontaminate is not None:
-        for one in config.decontaminate.sets:
-            read_items(one)  # its errors before anything starts
     if name == "extract" and config.extract is not None:
         lexicon = Lexicon.load(config.extract)
         logger.info("%d terms, %d lines repeat another", len(lexicon.terms), lexicon.repeated)
