@@ -19,10 +19,19 @@ import pyarrow.parquet as pq
 import pytest
 from reader_cases import SHARED
 
-from rayrl.config.corpus import CleanConfig, DetectorConfig, ExtractConfig, LexiconConfig, QualityConfig, SegmentConfig
+from rayrl.config.corpus import (
+    CleanConfig,
+    DecontaminateConfig,
+    DetectorConfig,
+    ExtractConfig,
+    LexiconConfig,
+    QualityConfig,
+    SegmentConfig,
+)
 from rayrl.corpus import minhash
 from rayrl.corpus.classifier import Labelled, fit
 from rayrl.corpus.clean import Clean
+from rayrl.corpus.contamination import Decontaminate, read_items
 from rayrl.corpus.detector import KEY as DETECTOR
 from rayrl.corpus.detector import Pair, features_by
 from rayrl.corpus.language import identify
@@ -33,6 +42,7 @@ from rayrl.corpus.records import texts
 from rayrl.corpus.segments import Segments
 from rayrl.data.units import units
 
+EXAMS = SHARED / "exam_mcq.jsonl"
 CORPUS, TERMS = SHARED / "corpus_raw.jsonl", SHARED / "lexicon_medical.txt"
 pytestmark = pytest.mark.skipif(
     not (CORPUS.is_file() and TERMS.is_file()), reason=f"no real data at {SHARED}: it lies beside some checkouts only"
@@ -157,6 +167,24 @@ def test_copies_with_a_tenth_of_their_characters_edited_are_found(tmp_path: Path
     print(f"{len(planted)} copies: recall {recall:.4f}, precision {precision:.4f} of {len(with_copy)} pairs")
     assert recall >= 0.95
     assert precision >= 0.95
+
+
+def test_planted_exam_questions_are_all_found() -> None:
+    """Every question that is looked for, in the middle of a medical text; and how many texts without one are taken."""
+    config = DecontaminateConfig.model_validate({"sets": [{"name": "exams", "path": str(EXAMS)}]})
+    items = read_items(config.sets[0])
+    step = Decontaminate(config, items)
+    looked_for = [item for item in items if len(units(item.question)) >= config.least_units]
+    texts_read = [row["text"][:600] for row in rows() if row["domain"] == "medical" and len(row["text"]) > 200]
+    rng = random.Random(0)
+    found = 0
+    for item in looked_for:
+        text = rng.choice(texts_read)
+        found += item in [one for one, _ in step.find(f"{text[:300]}\n{item.question}\n{text[300:]}")]
+    taken = sum(bool(step.find(text)) for text in texts_read)
+    print(f"{found} of {len(looked_for)} found ({len(items)} questions); {taken} of {len(texts_read)} texts have one")
+    assert found == len(looked_for) > 1000
+    assert taken < 0.02 * len(texts_read)
 
 
 def test_the_detector_learns_a_cipher_from_labels() -> None:

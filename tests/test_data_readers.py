@@ -423,6 +423,17 @@ def test_a_large_file_s_encoding_is_told_from_all_of_it(tmp_path: Path, monkeypa
     assert len(read.rows) == 20_088 and len(read.rejected) == 6
 
 
+def test_a_large_file_is_packed_by_what_it_holds_not_by_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(values, "LARGE_BYTES", 1)
+    raw = "\n".join(talks(100)).encode()
+    plain, packed = tmp_path / "plain.jsonl.gz", tmp_path / "packed.jsonl"
+    plain.write_bytes(raw)
+    packed.write_bytes(gzip.compress(raw))
+    assert len(read_conversations(source(plain)).rows) == len(read_conversations(source(packed)).rows) == 88
+
+
 def test_a_large_file_that_is_cut_off_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(values, "LARGE_BYTES", 1)
     file = tmp_path / "rows.jsonl.gz"

@@ -12,7 +12,7 @@ import io
 import json
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -155,11 +155,6 @@ def fit(
         curve=curve,
     )
     return Classifier(features, weights, bias, best["threshold"]), report
-
-
-def report_json(report: Report) -> dict[str, Any]:
-    """For a file."""
-    return asdict(report)
 
 
 def _fitted(matrix: Any, good_N: np.ndarray) -> tuple[np.ndarray, float]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rayrl.config.corpus import CorpusConfig
 from rayrl.corpus import detector, quality
-from rayrl.corpus.classifier import Classifier, Features, Labelled, fit, report_json
+from rayrl.corpus.classifier import Classifier, Features, Labelled, fit
 from rayrl.corpus.deviation import least_overlap, pair_of
 from rayrl.corpus.embed import make_encoder
 from rayrl.corpus.labels import KINDS, chosen, kind_of, label_messages
@@ -154,7 +154,7 @@ class FitWorker(Worker):
         extra = kind.extra(labels, config)
         found, report = fit(labels, kind.features(config), config, self.config.seed, kind.key, extra)
         found.save(self.folder / f"{kind.name}.npz")
-        (self.folder / f"{kind.name}.json").write_json(report_json(report))
+        (self.folder / f"{kind.name}.json").write_json(asdict(report))
         return {}
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -47,7 +48,7 @@ class Phase:
         return Place(self.work) / self.name / f"{number:05d}.json"
 
 
-class Worker:
+class Worker(ABC):
     """The base of all: what Ray Data calls with a task in its actor."""
 
     def __init__(self, phase: Phase) -> None:
@@ -74,9 +75,9 @@ class Worker:
         }
         return pa.Table.from_pylist([done], schema=DONE)
 
+    @abstractmethod
     def do(self, number: int, payload: Any) -> Counts:
         """Writes the task's files; its counts."""
-        raise NotImplementedError
 
     def write_results(
         self, number: int, results: Iterator[tuple[pa.Table, Result]], schema: pa.Schema = TEXT

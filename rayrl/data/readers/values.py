@@ -84,13 +84,17 @@ def jsonl_values(file: Path, encoding: str = "utf-8") -> Values:
 
 
 def _opened(file: Path) -> Any:
-    return gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb")
+    return gzip.open(file, "rb") if _is_packed(file) else file.open("rb")
+
+
+def _is_packed(file: Path) -> bool:
+    with file.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"
 
 
 def _large_lines(path: Path, encoding: str) -> Values | None:
     """Rows of a JSONL file that is too large to be read at one time; None where it is no such file."""
-    packed = path.suffix == ".gz"
-    name = path.name.removesuffix(".gz") if packed else path.name
+    packed, name = _is_packed(path), path.name.removesuffix(".gz")
     if not name.lower().endswith(".jsonl") or path.stat().st_size * (_PACKED if packed else 1) < LARGE_BYTES:
         return None
     with _opened(path) as lines:
