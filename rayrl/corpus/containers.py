@@ -21,10 +21,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rayrl.corpus import warc
-from rayrl.corpus.encoding import Recoded, decode, encoding_of, is_wide, text_encoding
+from rayrl.corpus.encoding import Recoded, decode, encoding_of, text_encoding
 from rayrl.corpus.packed import DAMAGED, Damaged, Unpacked, Watched
 from rayrl.corpus.pieces import Piece
 from rayrl.corpus.records import Rejected
+from rayrl.data.readers.text import is_wide_encoding
 from rayrl.data.storage import Place
 
 _HEAD = 1 << 16
@@ -76,7 +77,7 @@ def _text_file(
     # From the file's first bytes, so that all its ranges are read alike.
     encodings = [encoding] if encoding != "auto" else ["utf-8", encoding_of(_head(raw, piece.codec))]
     stream = _stream(raw, piece.codec)
-    if is_wide(encodings[-1]):
+    if is_wide_encoding(encodings[-1]):
         stream = io.BufferedReader(Recoded(stream, encodings[-1]), _BUFFER)
         encodings = ["utf-8"]
     if piece.form == "jsonl":

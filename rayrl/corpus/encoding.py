@@ -75,11 +75,6 @@ def has_wide_mark(raw: bytes) -> bool:
     return raw.startswith(tuple(mark for mark, name in _MARKS.items() if name != "utf-8"))
 
 
-def is_wide(encoding: str) -> bool:
-    """Whether a byte that looks like a line feed may be a part of another character."""
-    return codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-
-
 class Recoded(io.RawIOBase):
     """A stream in another encoding as one in UTF-8, whose lines can be found."""
 

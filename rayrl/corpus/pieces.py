@@ -14,8 +14,9 @@ from itertools import pairwise
 from typing import Literal
 
 from rayrl.config.corpus import CorpusSourceConfig
-from rayrl.corpus.encoding import has_wide_mark, is_wide
+from rayrl.corpus.encoding import has_wide_mark
 from rayrl.data.readers.files import ASSETS, NOT_DATA
+from rayrl.data.readers.text import is_wide_encoding
 from rayrl.data.storage import Entry, Place
 from rayrl.errors import UserError
 
@@ -148,7 +149,7 @@ def _inside(root: Place, uri: str) -> str:
 def _is_wide(uri: str, encoding: str) -> bool:
     """Whether a line feed may be another character's part."""
     if encoding != "auto":
-        return is_wide(encoding)
+        return is_wide_encoding(encoding)
     try:
         with Place(uri).open() as stream:
             return has_wide_mark(bytes(stream.read(4)))

@@ -34,7 +34,8 @@ def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
     if raw.startswith(b"\x1f\x8b"):
         raw = gzip.decompress(raw)
     if is_wide(raw, encoding):
-        text = raw.decode("utf-16" if encoding == "auto" or not is_wide(b"", encoding) else encoding, _MARK)
+        named = encoding != "auto" and is_wide_encoding(encoding)
+        text = raw.decode(encoding if named else "utf-16", _MARK)
         text = text.removeprefix("\ufeff")
         return text.encode("utf-8", "surrogateescape"), "utf-8"
     raw = raw.removeprefix(codecs.BOM_UTF8)
@@ -43,8 +44,12 @@ def read_text(path: Path, encoding: str = "auto") -> tuple[bytes, str]:
 
 def is_wide(raw: bytes, encoding: str = "auto") -> bool:
     """Whether a text that begins so is in UTF-16 or UTF-32, where a line feed isn't always the byte 0x0a."""
-    named = encoding != "auto" and codecs.lookup(encoding).name.startswith(("utf-16", "utf-32"))
-    return named or raw.startswith(_UTF16_MARKS)
+    return (encoding != "auto" and is_wide_encoding(encoding)) or raw.startswith(_UTF16_MARKS)
+
+
+def is_wide_encoding(name: str) -> bool:
+    """Whether a byte that looks like a line feed may be a part of another character."""
+    return codecs.lookup(name).name.startswith(("utf-16", "utf-32"))
 
 
 def choose_encoding(lines: Iterable[bytes]) -> str:
