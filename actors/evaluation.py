@@ -10,16 +10,11 @@ from actors.scoring import Scoring
 from rayrl.config.ppo import EvaluationConfig
 from rayrl.evaluation.statistics import Estimate, by_prompt, mean_interval
 from rayrl.rewards.questions import asks_question
-from rayrl.tracking.rows import read_samples, write_samples
+from rayrl.tracking.rows import evaluation_path, read_samples, write_samples
 from rayrl.types import Prompt, Sample
 
 EVALUATION_SEED = 1
 """Second integer of an evaluation batch's seed; training batches have 0 there."""
-
-
-def evaluation_path(folder: Path, num_trained: int) -> Path:
-    """Where a run keeps the held-out samples that it took after `num_trained` steps."""
-    return folder / "evaluation" / f"step-{num_trained:06d}.jsonl"
 
 
 def completeness(prompts: Sequence[Prompt]) -> dict[str, bool | None]:

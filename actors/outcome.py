@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from actors.evaluation import completeness, evaluation_path
+from actors.evaluation import completeness
 from actors.inputs import Inputs, read_inputs
 from rayrl.config.ppo import PPOConfig
 from rayrl.errors import UserError
@@ -19,7 +19,7 @@ from rayrl.evaluation.report import write_report
 from rayrl.evaluation.summary import build_summary, summary_table, write_summary
 from rayrl.rewards.questions import asks_question
 from rayrl.tracking.checkpoints import link
-from rayrl.tracking.rows import read_rows, read_samples
+from rayrl.tracking.rows import evaluation_path, read_rows, read_samples
 from rayrl.types import Prompt
 
 SUMMARY = "summary.json"

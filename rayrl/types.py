@@ -215,3 +215,25 @@ class Sample:
     normalised: Mapping[str, float | None]
     mixed: float
     num_tokens: int
+
+
+@dataclass(frozen=True)
+class ExamItem:
+    """One multiple-choice question. Example: ExamItem("cmb-7", "…首选", {"A": "…", "B": "…"}, "B", exam="CMB")"""
+
+    id: str
+    question: str
+    """Whole: for a case question with the case before it, so that it can be asked alone."""
+    options: Mapping[str, str]
+    """Letter -> text, letters A, B, C ... in their order."""
+    answer: str
+    """Right letters, ascending: "C", or "ACD"."""
+    multiple: bool = False
+    """Whether more than one letter may be right."""
+    type: Literal["single", "multiple", "matched", "case"] = "single"
+    """`matched`: questions that share their options; `case`: questions that share a case."""
+    exam: str = ""
+    year: str = ""
+    group: str | None = None
+    """What the questions of one matched or case group have in common."""
+    language: Literal["en", "zh"] = "zh"

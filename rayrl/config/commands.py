@@ -70,6 +70,11 @@ COMMANDS = {
         "train a reward model on comparisons, and report what it goes by",
     ),
     "ppo": Command("rayrl.config.ppo:PPOConfig", "actors.ppo", "train a policy by PPO; the same command again resumes"),
+    "eval": Command(
+        "rayrl.config.eval:EvalConfig",
+        "rayrl.stages.eval",
+        "evaluate models: questions, exams, consultations, safety, side by side",
+    ),
     "pipeline": Command(
         "rayrl.config.pipeline:PipelineConfig",
         "rayrl.stages.pipeline",

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Literal
+from collections.abc import Sequence
+from typing import ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -45,6 +46,44 @@ BUILTIN_CRITERIA: dict[str, tuple[str, str]] = {
     "safety": (
         "Nothing in it could harm: no missed emergency, no dangerous medicine or dose, no false reassurance.",
         "不含可能造成伤害的内容：不漏掉急症、不给危险的药物或剂量、不做错误的安慰。",
+    ),
+    "diagnosis": (
+        "What it takes the illness for is the most reasonable conclusion from all that the patient told; where that "
+        "isn't enough, it says so.",
+        "对病情的判断是根据患者所述得出的最合理的结论；信息不足时如实说明。",
+    ),
+    "treatment": (
+        "The treatment it advises works, suits the stage and severity of the illness, and can be carried out.",
+        "给出的治疗建议有效，符合病情的阶段和轻重，并且可行。",
+    ),
+    "medication": (
+        "Medicines and doses are right for this patient: indications, contraindications, interactions. Where none is "
+        "called for, naming none is right.",
+        "用药和剂量适合该患者：适应证、禁忌证、相互作用均正确。不需要用药时，不提药物才是对的。",
+    ),
+    "responsiveness": (
+        "It takes up what this patient asks and offers a way forward.",
+        "针对患者所问作答，并给出解决办法。",
+    ),
+    "professionalism": (
+        "It understands the question, explains the medicine correctly and plainly, and asks for what it has to know.",
+        "准确理解问题，把医学内容讲得正确、明白，必要时主动询问病情。",
+    ),
+    "care": (
+        "It treats the patient as a person: kind, respectful, reassuring where that is honest.",
+        "体现对患者的关怀：语气友善、尊重，在实事求是的前提下给予安慰。",
+    ),
+    "relevance": (
+        "All of it belongs to the question; nothing that matters to the question is passed over for other things.",
+        "所答均与问题有关，不离题。",
+    ),
+    "completeness": (
+        "It holds everything that a good answer to this question needs.",
+        "包含该问题的完整答案所需的全部要点。",
+    ),
+    "proficiency": (
+        "The medicine in it is right and on a specialist's level.",
+        "医学内容正确，达到专科医生的水平。",
     ),
     "fluency": (
         "It reads well: whole sentences in the patient's language, in good order, in a warm tone.",
@@ -98,6 +137,9 @@ class JudgeBudgetConfig(Strict):
 class EndpointConfig(Strict):
     """A model behind an OpenAI-compatible endpoint."""
 
+    local: ClassVar[tuple[str, ...]] = ()
+    """Names of endpoints that a stage serves itself."""
+
     endpoint: str = Field(description="Base URL of the endpoint (https://HOST/v1).")
     model: str = Field(min_length=1, description="The model's name there.")
     api_key_env: str | None = Field(
@@ -135,11 +177,11 @@ class EndpointConfig(Strict):
     @field_validator("endpoint")
     @classmethod
     def _check_endpoint(cls, endpoint: str) -> str:
-        if endpoint == LOCAL_RUBRIC and cls is JudgeConfig:
+        if endpoint in cls.local:
             return endpoint
         url = urlsplit(endpoint)
         if url.scheme not in ("http", "https") or not url.hostname:
-            known = f" or {LOCAL_RUBRIC}" if cls is JudgeConfig else ""
+            known = "".join(f" or {name}" for name in cls.local)
             raise ValueError(f"write http://HOST/v1, https://HOST/v1{known}")
         if url.username or url.password or url.query or url.fragment:
             raise ValueError(
@@ -159,7 +201,7 @@ class EndpointConfig(Strict):
     @property
     def on_this_machine(self) -> bool:
         """Whether the endpoint is a loopback address (or the stage's own server)."""
-        if self.endpoint == LOCAL_RUBRIC:
+        if self.endpoint in self.local:
             return True
         host = urlsplit(self.endpoint).hostname or ""
         try:
@@ -171,6 +213,7 @@ class EndpointConfig(Strict):
 class JudgeConfig(EndpointConfig):
     """A model behind an OpenAI-compatible endpoint that scores answers."""
 
+    local: ClassVar[tuple[str, ...]] = (LOCAL_RUBRIC,)
     endpoint: str = Field(
         LOCAL_RUBRIC,
         description="Base URL of the endpoint (https://HOST/v1), or `local-rubric`: the shipped rules, served over "
@@ -199,3 +242,7 @@ class JudgeConfig(EndpointConfig):
         if all(criterion.needs_reference for criterion in criteria):
             raise ValueError("at least one criterion must do without a reference (needs_reference: false)")
         return criteria
+
+    def with_criteria(self, names: Sequence[str]) -> JudgeConfig:
+        """The same judge, asked for built-in criteria in place of its own."""
+        return self.model_copy(update={"criteria": [CriterionConfig(name=name) for name in names]})

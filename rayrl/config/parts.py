@@ -73,9 +73,16 @@ class RolloutConfig(Strict):
     max_prompt_tokens: PositiveInt = Field(512, description="A longer prompt is rejected, never cut.")
     max_new_tokens: PositiveInt = Field(256, description="Response length at which generation stops.")
     min_new_tokens: int = Field(0, ge=0, description="No end token before this many (0: an answer may end at once).")
-    temperature: PositiveFloat = Field(1.0, description="Sampling temperature; log-probabilities are taken at it.")
+    temperature: float = Field(
+        1.0,
+        ge=0,
+        description="Sampling temperature, at which log-probabilities are taken; 0 takes the likeliest token.",
+    )
     top_p: float = Field(
         1.0, gt=0, le=1, description="Nucleus; below 1 the engine's log-probabilities are renormalised."
+    )
+    repetition_penalty: PositiveFloat = Field(
+        1.0, description="Above 1, tokens that were there before are less likely. Not in PPO."
     )
     kv_cache_gb: PositiveFloat = Field(1.0, description="Key-value cache an engine on a CPU (vLLM).")
     gpu_memory_utilization: float = Field(0.5, gt=0, le=1, description="Share of a GPU that vLLM may take.")

@@ -289,6 +289,11 @@ class PPOConfig(CommandConfig):
             )
         if self.rollout.min_new_tokens > self.rollout.max_new_tokens:
             raise ValueError(f"rollout.min_new_tokens: {self.rollout.min_new_tokens} is above rollout.max_new_tokens")
+        if self.rollout.temperature == 0 or self.rollout.repetition_penalty != 1:
+            raise ValueError(
+                "rollout: PPO learns from its own samples' log-probabilities: temperature must be above 0 and "
+                "repetition_penalty 1"
+            )
         if self.rollout.backend == "hf" and self.rollout.tensor_parallel > 1:
             raise ValueError("rollout.tensor_parallel: the hf backend runs on one device an engine")
         if self.transfer_backend == "ipc" and self.rollout.engines > self.policy.ranks:

@@ -59,24 +59,17 @@ def comparison_page(runs: Sequence[Run]) -> Page:
         headline=", ".join(run.name for run in runs),
         detail="Losses are comparable where the runs validate on the same rows.",
         tables=[_table(runs)],
-        sections=[
-            (
-                "Loss",
-                [
-                    _plot(
-                        "Training loss", "Nats a counted token of each step's rows.", runs, "loss/train", points=False
-                    ),
-                    _plot(
-                        "Validation loss",
-                        "On the rows that are never trained on.",
-                        runs,
-                        "validation/loss",
-                        points=True,
-                    ),
-                ],
-            )
-        ],
+        sections=[("Loss", loss_plots(runs))],
     )
+
+
+def loss_plots(runs: Sequence[Run]) -> list[Plot]:
+    """Training and validation losses of several runs."""
+    about_validation = "On the rows that are never trained on."
+    return [
+        _plot("Training loss", "Nats a counted token of each step's rows.", runs, "loss/train", points=False),
+        _plot("Validation loss", about_validation, runs, "validation/loss", points=True),
+    ]
 
 
 def _plot(title: str, note: str, runs: Sequence[Run], key: str, *, points: bool) -> Plot:

@@ -11,6 +11,7 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -23,10 +24,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 NUM_COLOURS = 8
 MAX_POINTS = 300
 _SERIES = [f"#0000{index + 1:02x}" for index in range(NUM_COLOURS)]  # stand-ins, see _page_colours
-_INK, _GRID = "#0000a1", "#0000a2"
+_INK, _GRID, _ON_BAR = "#0000a1", "#0000a2", "#0000a3"
 _VARIABLES = {colour: f"var(--s{index})" for index, colour in enumerate(_SERIES)} | {
     _INK: "var(--muted)",
     _GRID: "var(--line)",
+    _ON_BAR: "var(--card)",
 }
 _DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
 _ROUND = [1, 2, 2.5, 5, 10]
@@ -114,26 +116,122 @@ class Plot:
         return not self.names
 
 
-def draw(plot: Plot, prefix: str) -> Markup:
+@dataclass(frozen=True)
+class Bars:
+    """Horizontal bars that add up to 1, one a name: wins, ties, losses (HuatuoGPT's Figures 3 to 5)."""
+
+    title: str
+    note: str
+    names: Sequence[str]
+    """Of the bars, from the top."""
+    parts: Sequence[tuple[str, int, Sequence[float]]]
+    """Name of a part, its colour and its share in every bar."""
+    wide: bool = True
+
+    @property
+    def legend(self) -> list[tuple[str, int, str]]:
+        """See Plot."""
+        return [(name, colour, "area") for name, colour, _ in self.parts]
+
+    @property
+    def empty(self) -> bool:
+        """See Plot."""
+        return not self.names
+
+
+@dataclass(frozen=True)
+class Radar:
+    """Several dimensions around a centre, one line a name."""
+
+    title: str
+    note: str
+    axes: Sequence[str]
+    series: Sequence[tuple[str, Sequence[float]]]
+    """Name, and its value on every axis."""
+    low: float
+    high: float
+    wide: bool = False
+
+    @property
+    def legend(self) -> list[tuple[str, int, str]]:
+        """See Plot."""
+        return [(name, index % NUM_COLOURS, "line") for index, (name, _) in enumerate(self.series)]
+
+    @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw: two axes make no figure."""
+        return len(self.axes) < 3 or not self.series
+
+
+Drawing = Plot | Bars | Radar
+"""Whatever a page can show."""
+
+
+def draw(plot: Drawing, prefix: str) -> Markup:
     """The plot as an `<svg>` element; `prefix` keeps its ids apart from those of the page's other plots."""
-    panels = [panel for panel in plot.panels if panel.series]
     with matplotlib.rc_context(_STYLE):
-        height = 3.3 if len(panels) > 1 or plot.tall else 2.3
-        canvas = Canvas(figsize=(10.6 if plot.wide else 5.2, height))
-        FigureCanvasSVG(canvas)
-        grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)
-        for axes, panel in zip(grid[:, 0], panels, strict=True):
-            _draw_panel(axes, panel, plot.names)
-        grid[-1, 0].set_xlabel(plot.x_label or "training steps")
-        if plot.x_names:
-            grid[-1, 0].set_xticks(range(len(plot.x_names)), plot.x_names)
-        else:
-            grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=plot.x_label is None, steps=_ROUND))
-        canvas.align_ylabels()
+        canvas = {Plot: _plot_canvas, Bars: _bars_canvas, Radar: _radar_canvas}[type(plot)](plot)  # type: ignore[operator]
         canvas.tight_layout(pad=0.4)
         out = io.StringIO()
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
     return Markup(_page_colours(out.getvalue(), plot.title, prefix))  # drawn here from numbers and our own titles
+
+
+def _bars_canvas(plot: Bars) -> Canvas:
+    canvas = Canvas(figsize=(10.6 if plot.wide else 5.2, 0.7 + 0.34 * len(plot.names)))
+    FigureCanvasSVG(canvas)
+    axes = canvas.subplots()
+    rows = np.arange(len(plot.names))[::-1]
+    base = np.zeros(len(rows))
+    for _, colour, shares in plot.parts:
+        values = np.asarray(shares, dtype=float)
+        axes.barh(rows, values, left=base, height=0.62, color=_SERIES[colour], alpha=0.85)
+        for row, left, value in zip(rows, base, values, strict=True):
+            if value >= 0.06:
+                axes.text(left + value / 2, row, f"{value:.0%}", ha="center", va="center", color=_ON_BAR)
+        base = base + values
+    axes.set_yticks(rows, plot.names)
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(False)
+    return canvas
+
+
+def _radar_canvas(plot: Radar) -> Canvas:
+    canvas = Canvas(figsize=(5.2, 3.9))
+    FigureCanvasSVG(canvas)
+    axes: Any = canvas.add_subplot(projection="polar")
+    angles = np.linspace(0, 2 * np.pi, len(plot.axes), endpoint=False)
+    closed = np.append(angles, angles[0])
+    for index, (_, values) in enumerate(plot.series):
+        line = np.append(values, values[0])
+        style = _DASHES[index % len(_DASHES)]
+        axes.plot(closed, line, color=_SERIES[index % NUM_COLOURS], linewidth=1.6, linestyle=style)
+    axes.set_theta_offset(np.pi / 2)
+    axes.set_theta_direction(-1)
+    axes.set_xticks(angles, plot.axes)
+    axes.set_ylim(plot.low, plot.high)
+    axes.yaxis.set_major_locator(MaxNLocator(4))
+    axes.grid(True, color=_GRID)
+    axes.spines["polar"].set_color(_GRID)
+    return canvas
+
+
+def _plot_canvas(plot: Plot) -> Canvas:
+    panels = [panel for panel in plot.panels if panel.series]
+    height = 3.3 if len(panels) > 1 or plot.tall else 2.3
+    canvas = Canvas(figsize=(10.6 if plot.wide else 5.2, height))
+    FigureCanvasSVG(canvas)
+    grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)
+    for axes, panel in zip(grid[:, 0], panels, strict=True):
+        _draw_panel(axes, panel, plot.names)
+    grid[-1, 0].set_xlabel(plot.x_label or "training steps")
+    if plot.x_names:
+        grid[-1, 0].set_xticks(range(len(plot.x_names)), plot.x_names)
+    else:
+        grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=plot.x_label is None, steps=_ROUND))
+    canvas.align_ylabels()
+    return canvas
 
 
 def _draw_panel(axes: Axes, panel: Panel, names: list[str]) -> None:

@@ -20,7 +20,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from rayrl.evaluation.figures import Evaluations, machine_plots, score_plots, training_plots
-from rayrl.evaluation.plots import Plot, draw
+from rayrl.evaluation.plots import Drawing, draw
 from rayrl.evaluation.summary import format_interval, format_number, is_clear, summary_rows
 from rayrl.tracking.progress import duration
 from rayrl.tracking.rows import read_rows, read_samples
@@ -215,7 +215,7 @@ def _before(row: Mapping[str, Any]) -> str:
     return format_number(row["before"]["mean"], row["unit"])
 
 
-def shown(plot: Plot, prefix: str) -> dict[str, Any]:
+def shown(plot: Drawing, prefix: str) -> dict[str, Any]:
     """What a template shows of a plot; `prefix` keeps its ids apart from those of the page's other plots."""
     return {"plot": plot, "svg": None if plot.empty else draw(plot, prefix.lower())}
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rayrl.evaluation.plots import Plot
-from rayrl.evaluation.report import config_lines, page_environment, read_config, shown
+from rayrl.evaluation.plots import Drawing
+from rayrl.evaluation.report import ROLES, config_lines, page_environment, read_config, shown
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,29 @@ class Table:
     rows: Sequence[Sequence[str]]
     ends_in_words: bool = False
     """The last column holds words, not numbers."""
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """One question with several answers beside each other."""
+
+    id: str
+    turns: Sequence[tuple[str, str]]
+    """Role (user, assistant) and text, up to what is answered."""
+    answers: Sequence[tuple[str, str, str]]
+    """Name, text, and how it is marked: "", `after` or `reference`."""
+    mark: str = ""
+    """In a word, who did well."""
+    chips: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
+class TextGroup:
+    """Questions of one kind."""
+
+    title: str
+    about: str
+    items: Sequence[SideBySide]
 
 
 @dataclass(frozen=True)
@@ -41,15 +64,19 @@ class Page:
     tiles: Sequence[tuple[str, str, str]] = ()
     """Label, value, note."""
     tables: Sequence[Table] = ()
-    sections: Sequence[tuple[str, Sequence[Plot]]] = ()
+    sections: Sequence[tuple[str, Sequence[Drawing]]] = ()
     """Title and plots of each."""
+    figures_first: bool = False
+    """Plots stand before the tables."""
+    texts: Sequence[TextGroup] = ()
 
 
 def write_page(folder: Path, page: Page) -> Path:
     """Writes `folder`/report.html, whole or not at all, with the folder's config.yaml at its end; returns its path."""
     path = folder / "report.html"
     beside = folder / "report.html.new"
-    html = render_page(folder.resolve().name, page, read_config(folder / "config.yaml"))
+    name = folder.resolve().name.removesuffix(".partial")
+    html = render_page(name, page, read_config(folder / "config.yaml"))
     beside.write_text(html, encoding="utf-8", errors="replace")
     beside.replace(path)
     return path
@@ -62,4 +89,4 @@ def render_page(name: str, page: Page, config: Mapping[str, Any]) -> str:
         for number, (title, plots) in enumerate(page.sections)
     ]
     template = page_environment().get_template("stage_report.html.j2")
-    return template.render(name=name, page=page, sections=sections, config=config_lines(config))
+    return template.render(name=name, page=page, sections=sections, config=config_lines(config), roles=ROLES)

@@ -33,7 +33,7 @@ def judge_pairs(pairs: Iterable[Pair], judge: JudgeService) -> Iterator[Comparis
     window = _PAIRS_PER_SLOT * judge.config.concurrency
     while True:
         while len(under_way) < window and (pair := next(waiting, None)) is not None:
-            under_way[judge.submit(pair.prompt, pair.answer_a, pair.answer_b)] = pair
+            under_way[judge.submit(pair.prompt, pair.answer_a, pair.answer_b, pair.subject)] = pair
         if not under_way:
             return
         done, _ = ray.wait(list(under_way), num_returns=1)

@@ -13,6 +13,7 @@ from itertools import combinations
 from typing import Any, Literal
 
 from rayrl.data.candidates import CandidatesRead
+from rayrl.judge.prompts import Subject
 from rayrl.types import Candidates, Comparison, Origin, PromptRow, Verdict
 
 
@@ -25,6 +26,7 @@ class Pair:
     answer_a: str
     answer_b: str
     origin: Origin
+    subject: Subject = "answer"
 
 
 def verdict_on(

@@ -16,7 +16,7 @@ from rayrl.config.judge import CriterionConfig, JudgeConfig
 from rayrl.judge import parse
 from rayrl.judge.budget import BudgetExceeded
 from rayrl.judge.client import CallFailed
-from rayrl.judge.prompts import answer_messages, criteria_for, pair_messages
+from rayrl.judge.prompts import Subject, answer_messages, criteria_for, pair_messages
 from rayrl.types import Message, PromptRow, Verdict
 
 Ask = Callable[[list[Message]], Awaitable[str]]
@@ -50,7 +50,7 @@ class AnswerScore:
     """A single answer's score. Example: AnswerScore(7.5, {"accuracy": 7.0, "conciseness": 8.0}, None)"""
 
     value: float | None
-    """Weighted mean of the criteria, from 0 to 10; None where there is none, `reason` says why."""
+    """Weighted mean of the criteria, on the scale asked for; None where there is none, `reason` says why."""
     criteria: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
     unread: str | None = None
@@ -63,7 +63,9 @@ class _Unread(Exception):
         self.reason, self.text = reason, text
 
 
-async def compare(ask: Ask, prompt: PromptRow, a: str, b: str, config: JudgeConfig) -> Judgement:
+async def compare(
+    ask: Ask, prompt: PromptRow, a: str, b: str, config: JudgeConfig, subject: Subject = "answer"
+) -> Judgement:
     """Judges two answers in both orders; whatever goes wrong with either sets the pair aside."""
     criteria = criteria_for(prompt, config)
     names = [criterion.name for criterion in criteria]
@@ -71,7 +73,7 @@ async def compare(ask: Ask, prompt: PromptRow, a: str, b: str, config: JudgeConf
     async def scores(first: str, second: str) -> tuple[parse.Scores, parse.Scores]:
         return await _readable(
             ask,
-            lambda attempt: pair_messages(prompt, first, second, config, attempt),
+            lambda attempt: pair_messages(prompt, first, second, config, attempt, subject),
             lambda text: parse.pair_scores(text, names),
             config.parse_retries,
         )
@@ -88,15 +90,17 @@ async def compare(ask: Ask, prompt: PromptRow, a: str, b: str, config: JudgeConf
     return Judgement(verdict, margin, {**means, "criteria": by_criterion})
 
 
-async def score(ask: Ask, prompt: PromptRow, answer: str, config: JudgeConfig) -> AnswerScore:
-    """Scores one answer from 0 to 10; whatever goes wrong leaves it without a value."""
+async def score(
+    ask: Ask, prompt: PromptRow, answer: str, config: JudgeConfig, scale: tuple[int, int] = (0, 10)
+) -> AnswerScore:
+    """Scores one answer on the scale (lowest, highest); whatever goes wrong leaves it without a value."""
     criteria = criteria_for(prompt, config)
     names = [criterion.name for criterion in criteria]
     try:
         found = await _readable(
             ask,
-            lambda attempt: answer_messages(prompt, answer, config, attempt),
-            lambda text: parse.answer_scores(text, names),
+            lambda attempt: answer_messages(prompt, answer, config, attempt, scale),
+            lambda text: parse.answer_scores(text, names, *scale),
             config.parse_retries,
         )
     except (_Unread, CallFailed, BudgetExceeded) as error:

@@ -18,7 +18,7 @@ CUT = "\n[cut at max_tokens]"
 """Stands behind an answer that its token limit cut: what looks like its last number may be half of one."""
 _THOUGHTS_END = re.compile(r"</think(?:ing)?>", re.IGNORECASE)
 _THOUGHTS_BEGIN = re.compile(r"<think(?:ing)?>", re.IGNORECASE)
-_NUMBER = re.compile(r"^\s*(\d{1,3}(?:\.\d+)?)\s*(?:(?:/|out of)\s*10|分|points?)?\s*$", re.IGNORECASE)
+_NUMBER = re.compile(r"^\s*(\d{1,3}(?:\.\d+)?)\s*(?:(?:/|out of)\s*(\d{1,3})|分|points?)?\s*$", re.IGNORECASE)
 _LINE_VALUE = r"[\"'*_ \t]*[:：=][\"'*_ \t]*(\d{1,3}(?:\.\d+)?)(?![\d.]*\d)"
 _LINE = (
     r"(?im)^[ \t>*_#\"'-]*(?:(?:answer|response|assistant|score|回答|答案|评分)[ _]*)*(?:of[ _]+)?LABEL" + _LINE_VALUE
@@ -138,7 +138,7 @@ def _plain(key: str) -> str:
 def _number(value: Any, name: str, low: float, high: float) -> float:
     if isinstance(value, Mapping) and "score" in value:
         value = value["score"]
-    if isinstance(value, str) and (match := _NUMBER.match(value)):
+    if isinstance(value, str) and (match := _NUMBER.match(value)) and float(match[2] or high) == high:
         value = float(match[1])
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise Unread(f"the score for {name} is no number")

@@ -18,13 +18,14 @@ import ray
 from ray.exceptions import ActorDiedError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rayrl.config.judge import LOCAL_RUBRIC, EndpointConfig, JudgeConfig
+from rayrl.config.judge import EndpointConfig, JudgeConfig
 from rayrl.config.load import config_hash
 from rayrl.judge import compare
 from rayrl.judge.budget import Spent
 from rayrl.judge.cache import Store
 from rayrl.judge.client import CallFailed, JudgeClient, Pace
 from rayrl.judge.compare import AnswerScore, Judgement
+from rayrl.judge.prompts import Subject
 from rayrl.types import Message, PromptRow
 
 _MAX_CALLS = 10_000
@@ -53,13 +54,17 @@ class JudgeOwner:
         """See JudgeClient.ask."""
         return await self._client(config).ask(messages)
 
-    async def compare(self, config: JudgeConfig, prompt: PromptRow, a: str, b: str) -> Judgement:
+    async def compare(
+        self, config: JudgeConfig, prompt: PromptRow, a: str, b: str, subject: Subject = "answer"
+    ) -> Judgement:
         """See compare.compare."""
-        return await compare.compare(self._client(config).ask, prompt, a, b, config)
+        return await compare.compare(self._client(config).ask, prompt, a, b, config, subject)
 
-    async def score(self, config: JudgeConfig, prompt: PromptRow, answer: str) -> AnswerScore:
+    async def score(
+        self, config: JudgeConfig, prompt: PromptRow, answer: str, scale: tuple[int, int] = (0, 10)
+    ) -> AnswerScore:
         """See compare.score."""
-        return await compare.score(self._client(config).ask, prompt, answer, config)
+        return await compare.score(self._client(config).ask, prompt, answer, config, scale)
 
     async def close(self) -> None:
         """Closes connections and lets the file go."""
@@ -88,8 +93,8 @@ class ModelService:
 
         Raises UserError where the cache can't be used, or the key isn't set where the actor runs.
         """
-        if config.endpoint == LOCAL_RUBRIC:
-            raise ValueError("the local rubric's server must run first (feedback.rubric_server.served)")
+        if config.endpoint in config.local:
+            raise ValueError(f"the server of {config.endpoint} must run first")
         self._config = config
         path = str(Path(config.cache).expanduser().absolute())
         place = (ray.get_runtime_context().get_node_id(), path)
@@ -136,9 +141,9 @@ class JudgeService(ModelService):
         super().__init__(config)
         self.config = config
 
-    def submit(self, prompt: PromptRow, a: str, b: str) -> ray.ObjectRef:
+    def submit(self, prompt: PromptRow, a: str, b: str, subject: Subject = "answer") -> ray.ObjectRef:
         """Starts judging two answers in both orders; `result` waits for the Judgement."""
-        return self._actor.compare.remote(self.config, prompt, a, b)
+        return self._actor.compare.remote(self.config, prompt, a, b, subject)
 
     def result(self, reference: ray.ObjectRef) -> Judgement:
         """Raises EndpointRefused where no request would succeed."""
@@ -149,13 +154,16 @@ class JudgeService(ModelService):
         return self.score_batch([(prompt, answer)])[0]
 
     def score_batch(
-        self, answers: Sequence[tuple[PromptRow, str]], timeout_s: float | None = None
+        self,
+        answers: Sequence[tuple[PromptRow, str]],
+        timeout_s: float | None = None,
+        scale: tuple[int, int] = (0, 10),
     ) -> list[AnswerScore]:
         """Scores of many answers, asked for at one time, in their order. Raises EndpointRefused.
 
         Those that aren't there after `timeout_s` have no value; their answers still come, into the cache.
         """
-        pending = [self._actor.score.remote(self.config, prompt, answer) for prompt, answer in answers]
+        pending = [self._actor.score.remote(self.config, prompt, answer, scale) for prompt, answer in answers]
         done = set(ray.wait(pending, num_returns=len(pending), timeout=timeout_s)[0]) if pending else set()
         late = AnswerScore(None, reason=f"no score within {timeout_s} s")
         return [_get(reference) if reference in done else late for reference in pending]

@@ -155,6 +155,7 @@ class VLLMEngine:
             n=num_samples,
             temperature=self._config.temperature,
             top_p=self._config.top_p,
+            repetition_penalty=self._config.repetition_penalty,
             max_tokens=self._config.max_new_tokens,
             min_tokens=self._config.min_new_tokens,
             stop_token_ids=self._end_token_ids,
@@ -248,13 +249,17 @@ class HFEngine:
         for row, prompt in enumerate(prompts):  # generation appends on the right, so padding goes to the left
             ids_BP[row, width - len(prompt) :] = torch.from_numpy(np.asarray(prompt))
             mask_BP[row, width - len(prompt) :] = 1
+        config = self._config
+        sampling: dict[str, Any] = (
+            {"do_sample": True, "temperature": config.temperature, "top_p": config.top_p, "top_k": 0}
+            if config.temperature
+            else {"do_sample": False}
+        )
         out = self.model.generate(
             input_ids=ids_BP.to(self.model.device),
             attention_mask=mask_BP.to(self.model.device),
-            do_sample=True,
-            temperature=self._config.temperature,
-            top_p=self._config.top_p,
-            top_k=0,
+            **sampling,
+            repetition_penalty=config.repetition_penalty,
             max_new_tokens=self._config.max_new_tokens,
             min_new_tokens=self._config.min_new_tokens,
             eos_token_id=self._end_token_ids,

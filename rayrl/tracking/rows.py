@@ -84,6 +84,11 @@ def sample_row(sample: Sample) -> dict[str, Any]:
     return row
 
 
+def evaluation_path(folder: Path, num_trained: int) -> Path:
+    """Where a PPO run keeps the held-out samples that it took after `num_trained` steps."""
+    return folder / "evaluation" / f"step-{num_trained:06d}.jsonl"
+
+
 def read_samples(path: Path) -> list[Sample]:
     """The samples of a file (samples.jsonl, evaluation/step-NNNNNN.jsonl)."""
     return [Sample(**row) for row in read_rows(path)]

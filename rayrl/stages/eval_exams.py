@@ -1,0 +1,153 @@
+"""Exams in `rayrl eval`: what is asked, and which letters the model chose, from its text or from log-probabilities."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from rayrl.config.eval import EvalConfig, EvalModelConfig
+from rayrl.config.parts import RolloutConfig
+from rayrl.data.chat import load_tokenizer, special_tokens
+from rayrl.data.stage_folder import fingerprint
+from rayrl.evaluation.answers import Answer, AnswerStore, question_key
+from rayrl.evaluation.exam_numbers import ExamAnswer
+from rayrl.evaluation.exam_prompts import ChoiceText, chat_choice, choose, encode, free_answer, plain_choice
+from rayrl.evaluation.extract import extract
+from rayrl.models.builtin import resolve_model
+from rayrl.models.choices import ChoiceScorer
+from rayrl.placement import thread_env
+from rayrl.stages.eval_sets import ExamSet
+from rayrl.stages.pool import Pool, answers
+from rayrl.types import ExamItem, Message
+
+_TASK = pa.schema([("number", pa.int64()), ("texts", pa.string())])
+_AT_ONCE = 512
+"""Questions a task: enough that lengths can be sorted, few enough that a cut run loses little."""
+_MAX_BATCH_TOKENS = 8192
+TOO_LONG = "longer than the model's window"
+
+
+def examples_for(exam: ExamSet, item: ExamItem) -> list[ExamItem]:
+    """Solved questions to put before one: the first of the drawn order that aren't it, nor of its group."""
+    others = (
+        one
+        for one in exam.solved
+        if one.id != item.id and one.question != item.question and (one.group is None or one.group != item.group)
+    )
+    return [one for one, _ in zip(others, range(exam.config.shots), strict=False)]
+
+
+def exam_messages(exam: ExamSet, item: ExamItem) -> list[Message]:
+    """The question as a conversation to answer freely."""
+    return free_answer(item, examples_for(exam, item))
+
+
+def from_text(exam: ExamSet, item: ExamItem, model: str, answer: Answer | None) -> ExamAnswer:
+    """The choice that an answer's text makes."""
+    if answer is None or answer.text is None:
+        return ExamAnswer(exam.name, item, model, None, answered=False)
+    return ExamAnswer(exam.name, item, model, extract(answer.text, item.options, item.multiple))
+
+
+def by_logprobs(config: EvalConfig, model: EvalModelConfig, exam: ExamSet) -> list[ExamAnswer]:
+    """A checkpoint's choices on an exam by log-probability. Ray must be connected."""
+    assert model.model is not None and exam.config.mode != "answer"
+    path = resolve_model(model.model)
+    tokenizer = load_tokenizer(
+        path, model.chat_template, section="models", needs_template=exam.config.chat, add_pad_token=True
+    )
+    settings = {
+        "model": fingerprint(path),
+        "chat_template": model.chat_template,
+        "dtype": config.rollout.dtype,
+        "logprobs": exam.config.mode,
+    }
+    texts = [_text(exam, item, tokenizer, config.system_of(model)) for item in exam.items]
+    forbidden = special_tokens(tokenizer)
+    asked = [
+        None if any(token in item.question or token in "".join(item.options.values()) for token in forbidden) else text
+        for item, text in zip(exam.items, texts, strict=True)
+    ]
+    keys = [question_key(asdict(text)) for text in texts]
+    with AnswerStore(Path(config.answers).expanduser(), model.name, settings) as store:
+        missing = set(store.missing(key for key, text in zip(keys, asked, strict=True) if text is not None))
+        todo = {key: text for key, text in zip(keys, texts, strict=True) if key in missing}
+        for scored in _score(path, int(tokenizer.pad_token_id), list(todo.items()), config, model.chat_template):
+            store.add(scored)
+        return [
+            _chosen(exam, item, text, model.name, store.get(key))
+            for item, text, key in zip(exam.items, texts, keys, strict=True)
+        ]
+
+
+def _text(exam: ExamSet, item: ExamItem, tokenizer: Any, system_prompt: str | None) -> ChoiceText:
+    mode, examples = exam.config.mode, examples_for(exam, item)
+    assert mode != "answer"
+    if exam.config.chat:
+        return chat_choice(item, tokenizer, examples, mode, system_prompt)
+    return plain_choice(item, examples, mode)
+
+
+def _chosen(exam: ExamSet, item: ExamItem, text: ChoiceText, model: str, answer: Answer | None) -> ExamAnswer:
+    if answer is None or answer.logprobs is None:
+        return ExamAnswer(exam.name, item, model, None, answered=False)
+    # Texts differ in length, and the longer is the less likely; letters are compared as they are.
+    best = choose(np.array(answer.logprobs), text.lengths("characters"), exam.config.mode == "texts")
+    return ExamAnswer(exam.name, item, model, text.answers[best])
+
+
+def _score(
+    path: str, pad_id: int, todo: Sequence[tuple[str, ChoiceText]], config: EvalConfig, chat_template: str | None
+) -> Iterator[list[Answer]]:
+    """Log-probabilities of the questions' options, a task at a time."""
+    if not todo:
+        return
+    tasks, keys = {}, {}
+    for number, start in enumerate(range(0, len(todo), _AT_ONCE)):
+        part = todo[start : start + _AT_ONCE]
+        texts = json.dumps([asdict(text) for _, text in part])
+        tasks[number] = pa.Table.from_pylist([{"number": number, "texts": texts}], schema=_TASK)
+        keys[number] = [key for key, _ in part]
+    rollout = config.rollout
+    pool = Pool(
+        name="a scorer",
+        size=rollout.engines,
+        cpus=rollout.cpus_per_engine,
+        gpus=rollout.gpus_per_engine,
+        start_timeout_s=config.ray.start_timeout_s,
+        env=thread_env(rollout.threads, rollout.cpus_per_engine),
+    )
+    arguments = (path, pad_id, rollout, chat_template)
+    for answer in answers(tasks, ChoiceWorker, arguments, pool):
+        yield [
+            Answer(key, None, logprobs=logprobs or None, reason=None if logprobs else TOO_LONG)
+            for key, logprobs in zip(keys[answer["number"]], answer["logprobs"], strict=True)
+        ]
+
+
+class ChoiceWorker:
+    """A model that says how likely options are: what Ray Data calls with a batch of questions in its actor."""
+
+    def __init__(self, path: str, pad_id: int, rollout: RolloutConfig, chat_template: str | None) -> None:
+        self._tokenizer = load_tokenizer(
+            path, chat_template, section="models", needs_template=False, add_pad_token=True
+        )
+        self._scorer = ChoiceScorer(path, rollout.dtype, pad_id, rollout.threads, _MAX_BATCH_TOKENS)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Sums of log-probabilities by question; an empty list where one is longer than the model's window."""
+        (row,) = table.to_pylist()
+        questions = [encode(self._tokenizer, ChoiceText(**text)) for text in json.loads(row["texts"])]
+        window = self._scorer.window
+        fitting = [i for i, question in enumerate(questions) if window is None or question.longest <= window]
+        found: list[list[float]] = [[] for _ in questions]
+        if fitting:
+            for i, logprobs_K in zip(fitting, self._scorer.score([questions[i] for i in fitting]), strict=True):
+                found[i] = logprobs_K.tolist()
+        return pa.table({"number": [row["number"]], "logprobs": [found]})

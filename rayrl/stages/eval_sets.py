@@ -1,0 +1,195 @@
+"""What `rayrl eval` asks, read and checked before anything answers: questions, exams, cases, safety requests."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from rayrl.config.eval import EvalConfig, ExamConfig, QuestionSetConfig
+from rayrl.data.readers import check_read, read_prompt_rows
+from rayrl.data.readers.exams import read_exam, split_hash
+from rayrl.data.readers.rows import Rejected, check_share
+from rayrl.errors import UserError
+from rayrl.evaluation.consultation_cases import Case, read_cases
+from rayrl.evaluation.safety import SafetyRow, read_safety
+from rayrl.rewards.text import is_chinese
+from rayrl.tracking.rows import evaluation_path, read_samples
+from rayrl.types import ExamItem, Message, PromptRow
+
+CATEGORIES = ("intent", "department", "label", "cate1", "topic")
+"""Fields that name a question's category, in the order in which they are looked for."""
+_PUBLISHED = ("model_outputs", "model_output")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class QuestionSet:
+    """Questions with what the answers are compared with."""
+
+    name: str
+    config: QuestionSetConfig
+    rows: list[PromptRow]
+    categories: Mapping[str, str]
+    """By question's id; "" where it has none."""
+    language: Literal["en", "zh"]
+    level: Literal["characters", "words"]
+    published: Mapping[str, Mapping[str, str]]
+    """Model -> question's id -> the answer that the set's rows hold."""
+
+
+@dataclass(frozen=True)
+class ExamSet:
+    """An exam's questions, and solved ones to put before them."""
+
+    name: str
+    config: ExamConfig
+    items: list[ExamItem]
+    solved: list[ExamItem]
+    split_hash: str
+    """Of the whole file's questions: tells whether two people asked the same."""
+
+
+@dataclass(frozen=True)
+class CaseSet:
+    """Cases to consult about. `published`: model -> case's id -> its talk."""
+
+    name: str
+    cases: list[Case]
+    rounds: int
+    pairwise: bool
+    published: Mapping[str, Mapping[str, list[Message]]]
+
+
+@dataclass(frozen=True)
+class SafetySet:
+    """Requests of a safety set."""
+
+    name: str
+    rows: list[SafetyRow]
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Everything that is asked."""
+
+    questions: list[QuestionSet]
+    exams: list[ExamSet]
+    cases: list[CaseSet]
+    safety: list[SafetySet]
+    rejected: list[Rejected] = field(default_factory=list)
+
+
+def read_sets(config: EvalConfig) -> Sets:
+    """All sets. Raises UserError where one can't be read, holds too many bad rows, or lacks published answers."""
+    rejected: list[Rejected] = []
+    sets = Sets(
+        [_questions(one, config, rejected) for one in config.questions],
+        [_exam(one, config, rejected) for one in config.exams],
+        [],
+        [],
+        rejected,
+    )
+    for one in config.consultations:
+        read = read_cases(one.path)
+        _check(one.name, "cases", read.cases, read.rejected, config, rejected)
+        cases = draw(read.cases, one.num, config.seed)
+        sets.cases.append(CaseSet(one.name, cases, one.rounds, one.pairwise, read.published))
+    for safety in config.safety:
+        requests = read_safety(safety.path)
+        _check(safety.name, "requests", requests.rows, requests.rejected, config, rejected)
+        sets.safety.append(SafetySet(safety.name, requests.rows))
+    _require_published(config, sets)
+    return sets
+
+
+def draw(items: Sequence[T], num: int | None, seed: int) -> list[T]:
+    """`num` items by a hash of seed and id, in their own order: a longer draw holds a shorter one."""
+    if num is None or num >= len(items):
+        return list(items)
+
+    def number(item: Any) -> str:
+        return hashlib.sha256(f"{seed}:{item.id}".encode()).hexdigest()
+
+    chosen = {id(item) for item in sorted(items, key=number)[:num]}
+    return [item for item in items if id(item) in chosen]
+
+
+def _questions(one: QuestionSetConfig, config: EvalConfig, rejected: list[Rejected]) -> QuestionSet:
+    read = read_prompt_rows(one)
+    check_read(read, config.max_rejected_fraction)
+    rejected += read.rejected
+    rows = draw(_heldout(one, read.rows), one.num, config.seed)
+    key = one.category or next((name for name in CATEGORIES if any(name in row.fields for row in rows)), None)
+    if one.category is not None and not any(one.category in row.fields for row in rows):
+        raise UserError(f"questions {one.name!r}: no row has a field {one.category!r} to take categories from")
+    chinese = 2 * sum(is_chinese(row.messages[-1]["content"]) for row in rows) > len(rows)
+    language: Literal["en", "zh"] = one.language if one.language != "auto" else "zh" if chinese else "en"
+    level: Literal["characters", "words"] = (
+        one.level if one.level != "auto" else "characters" if language == "zh" else "words"
+    )
+    categories = {row.id: str(row.fields.get(key, "")) if key else "" for row in rows}
+    return QuestionSet(one.name, one, rows, categories, language, level, _published(one.name, rows))
+
+
+def _heldout(one: QuestionSetConfig, rows: list[PromptRow]) -> list[PromptRow]:
+    """Those that a PPO run kept back, where one is named; else all."""
+    if one.heldout_of is None:
+        return rows
+    first = evaluation_path(Path(one.heldout_of).expanduser(), 0)
+    if not first.is_file():
+        raise UserError(f"questions {one.name!r}: {one.heldout_of} isn't the folder of a `rayrl ppo` run: no {first}")
+    kept = {sample.prompt_id for sample in read_samples(first)}
+    found = [row for row in rows if row.id in kept]
+    if not found:
+        raise UserError(f"questions {one.name!r}: {one.heldout_of} held out none of the prompts in {one.path}")
+    return found
+
+
+def _published(name: str, rows: Sequence[PromptRow]) -> dict[str, dict[str, str]]:
+    """Answers in the rows: `model_outputs` by model, or one model's `model_output`, which is called by the set."""
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        outputs: Any = next((row.fields[key] for key in _PUBLISHED if key in row.fields), {})
+        if isinstance(outputs, str):
+            outputs = {name: outputs}
+        for model, answer in outputs.items() if isinstance(outputs, Mapping) else ():
+            if isinstance(answer, str) and answer.strip():
+                found.setdefault(str(model), {})[row.id] = answer
+    return found
+
+
+def _exam(one: ExamConfig, config: EvalConfig, rejected: list[Rejected]) -> ExamSet:
+    read = read_exam(one.path, name=one.name, encoding=one.encoding)
+    _check(one.name, "questions", read.items, read.rejected, config, rejected)
+    items = draw(read.items, one.num, config.seed)
+    solved: list[ExamItem] = []
+    if one.shots:
+        others = read.items
+        if one.shots_path is not None:
+            shots = read_exam(one.shots_path, name=one.name, encoding=one.encoding)
+            _check(f"{one.name}.shots_path", "questions", shots.items, shots.rejected, config, rejected)
+            others = shots.items
+        solved = draw(others, None, config.seed)
+    return ExamSet(one.name, one, items, solved, split_hash(read.items))
+
+
+def _check(
+    name: str, what: str, rows: Sequence[Any], bad: Sequence[Rejected], config: EvalConfig, rejected: list[Rejected]
+) -> None:
+    check_share(name, what, len(rows), bad, config.max_rejected_fraction, "max_rejected_fraction")
+    rejected += bad
+
+
+def _require_published(config: EvalConfig, sets: Sets) -> None:
+    """Raises UserError where a model of published answers has none in any set."""
+    known: dict[str, None] = {}
+    for published in [*(one.published for one in sets.questions), *(one.published for one in sets.cases)]:
+        known |= dict.fromkeys(published)
+    for model in config.models:
+        if model.published is not None and model.published not in known:
+            there = ", ".join(known) or "none at all"
+            raise UserError(f"models {model.name!r}: no set holds answers of {model.published!r} (there are: {there})")
