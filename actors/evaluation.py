@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from actors.generation import Generation
 from actors.scoring import Scoring
 from rayrl.config.ppo import EvaluationConfig
+from rayrl.errors import RunError
 from rayrl.evaluation.statistics import Estimate, by_prompt, mean_interval
+from rayrl.evaluation.versus import Contest, decide, win_metrics
 from rayrl.rewards.questions import asks_question
 from rayrl.tracking.rows import evaluation_path, read_samples, write_samples
 from rayrl.types import Prompt, Sample
+
+logger = logging.getLogger(__name__)
 
 EVALUATION_SEED = 1
 """Second integer of an evaluation batch's seed; training batches have 0 there."""
@@ -82,7 +87,9 @@ class HeldOut:
         return samples
 
     def metrics(self, samples: Sequence[Sample]) -> dict[str, float]:
-        """`eval/...` of a metrics row: means with 95% intervals over prompts, and the shares of answers that ask."""
+        """`eval/...` of a metrics row: means with 95% intervals over prompts, the shares of answers that ask, and how
+        often answers win against those before training.
+        """
         out = _with_interval("eval/mixed", mean_interval(by_prompt((s.prompt_id, s.mixed) for s in samples).values()))
         for name in samples[0].raw:
             scored = [(s.prompt_id, raw) for s in samples if (raw := s.raw[name]) is not None]
@@ -93,7 +100,25 @@ class HeldOut:
             asked = [asks_question(s.response) for s in samples if complete[s.prompt_id] is wanted]
             if asked:
                 out[f"eval/question_share_{label}"] = sum(asked) / len(asked)
-        return out
+        return out | self._wins(samples)
+
+    def _wins(self, samples: Sequence[Sample]) -> dict[str, float]:
+        """The win rate of each prompt's first answer against its first one before training."""
+        config = self._config.wins
+        if config is None or not samples[0].step:
+            return {}
+        first = {sample.prompt_id: sample.response for sample in reversed(self.run(0))}
+        now = {sample.prompt_id: sample.response for sample in reversed(samples)}
+        rows = {prompt.row.id: prompt.row for prompt in self._prompts}
+        contests = [
+            Contest("heldout", rows[prompt_id], "now", "start", text, first[prompt_id])
+            for prompt_id, text in now.items()
+        ]
+        try:
+            return win_metrics(decide(config, contests))
+        except RunError as error:  # a judge that is away is no reason to stop training
+            logger.warning("held-out answers weren't compared with those before training: %s", error)
+            return {}
 
 
 def _with_interval(key: str, estimate: Estimate) -> dict[str, float]:

@@ -1,7 +1,8 @@
 """Letters out of free text: agreement with a key that was written by reading, no guesses, any text, linear time.
 
 `exam_answers.jsonl`: answers in the shapes in which models write them, with what a careful reader says they choose, or
-null where a careful reader couldn't tell. Questions and answers were written for this project.
+null where a careful reader couldn't tell. Questions and answers were written for this project, but for those whose
+note begins with "a small model's own": SmolLM2-135M's to such questions.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ SCHEMES = [
     ),
 ]
 WORDS = [
-    "答案", "是", "选", "不", "A", "B", "C", "AB", "Ａ", "、", "，", "。", "\n", " ", "(", ")", "the answer is ", "not ", "or ",
-    "and ", "Insulin", "维生素A", "A. ", "错误", "正确", "\\boxed{", "}", "<think>", "</think>", "?", "不对，", "a", "b) ", "I ",
-    "\ue000", "以上都对", "除", "排除", "it's ", "so ", "but ", "问题：", "1. ", "- ", "**", "\u0301", "\x00", "\ud800",
-    '{"answer": "',
+    "答案", "是", "选", "不", "A", "B", "C", "AB", "Ａ", "、", "，", "。", "\n", " ", "(", ")", "the answer is ",
+    "not ", "or ", "and ", "Insulin", "维生素A", "A. ", "错误", "正确", "\\boxed{", "}", "<think>", "</think>", "?",
+    "不对，", "a", "b) ", "I ", "\ue000", "以上都对", "除", "排除", "it's ", "so ", "but ", "问题：", "1. ", "- ", "**",
+    "\u0301", "\x00", "\ud800", '{"answer": "',
 ]  # fmt: skip
 
 

@@ -13,25 +13,19 @@ Every section of sets may be left out; at least one must be there.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from rayrl.config.encoding import Encoding
-from rayrl.config.feedback import RubricConfig
 from rayrl.config.judge import CriterionConfig, EndpointConfig, JudgeConfig
 from rayrl.config.parts import RayConfig, RolloutConfig
 from rayrl.config.sources import SourceConfig
 from rayrl.config.strict import CommandConfig, Strict
+from rayrl.config.versus import VersusConfig
 
 _NAME = r"^[^\s/=+]+$"
 
-CRITERIA: dict[str, tuple[str, ...]] = {
-    "huatuogpt": ("diagnosis", "treatment", "medication", "inquiry"),
-    "huatuogpt2": ("responsiveness", "informativeness", "professionalism", "care"),
-    "zhongjing": ("safety", "professionalism", "fluency"),
-}
-"""Criteria of pairwise judging by paper: HuatuoGPT (section 4.3), HuatuoGPT-II (Figure 11), Zhongjing (Table 2)."""
 CLINICAL_CRITERIA = ("fluency", "relevance", "completeness", "proficiency")
 """CMB-Clin's, as HuatuoGPT-II scores them from 1 to 5."""
 LOCAL_PATIENT = "local-patient"
@@ -146,45 +140,12 @@ class ExpertsConfig(Strict):
 AnySetConfig = QuestionSetConfig | ExamConfig | ConsultationSetConfig | SafetySetConfig | ExpertsConfig
 
 
-class PairwiseConfig(Strict):
+class PairwiseConfig(VersusConfig):
     """Two models' answers to one question, shown in both orders."""
 
-    judge: JudgeConfig | None = Field(None, description="Who judges; by default the shipped rubric behind HTTP.")
-    rubric: RubricConfig | None = Field(None, description="Rules in a judge's place: no requests, no orders.")
-    criteria: Literal["huatuogpt", "huatuogpt2", "zhongjing", "own"] = Field(
-        "huatuogpt", description="What is judged: a paper's criteria, or `own`: the judge's `criteria`."
-    )
-    ties: Literal["consistent", "points", "sum", "priority"] = Field(
-        "consistent",
-        description="When an answer wins: `consistent` in both orders; `points` by the sum of 10:0, 5:5, 0:10 over "
-        "the orders (HuatuoGPT-II); `sum` by both orders' scores together; `priority` by the first criterion on which "
-        "it wins in both orders (Zhongjing). Else it is a tie.",
-    )
     against: Literal["baseline", "all"] = Field(
         "baseline", description="Each model against the first one, or every two of them (which also ranks them)."
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_judge(cls, raw: Any) -> Any:
-        if isinstance(raw, dict) and raw.get("judge") is None and raw.get("rubric") is None:
-            return {**raw, "judge": {}}
-        return raw
-
-    @model_validator(mode="after")
-    def _one_rater(self) -> PairwiseConfig:
-        if self.judge is not None and self.rubric is not None:
-            raise ValueError("name a judge or a rubric, not both")
-        if self.rubric is not None and self.ties != "consistent":
-            raise ValueError("ties: a rubric has no orders and no criteria; leave it out")
-        return self
-
-    @property
-    def asked(self) -> JudgeConfig | None:
-        """The judge with the criteria that it is asked for."""
-        if self.judge is None or self.criteria == "own":
-            return self.judge
-        return self.judge.with_criteria(CRITERIA[self.criteria])
 
 
 class ScoredConfig(Strict):

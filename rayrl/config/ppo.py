@@ -10,9 +10,11 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from rayrl.config.feedback import RubricConfig
 from rayrl.config.judge import JudgeConfig
 from rayrl.config.parts import RolloutConfig, TrainerConfig
 from rayrl.config.strict import CommandConfig, Strict
+from rayrl.config.versus import VersusConfig
 
 
 class PolicyConfig(TrainerConfig):
@@ -193,6 +195,10 @@ class EvaluationConfig(Strict):
     every: int = Field(0, ge=0, description="Steps between evaluations; 0: only before and after.")
     num_prompts: PositiveInt = Field(100, description="Held-out prompts used, at most.")
     samples_per_prompt: PositiveInt = Field(4, description="Answers sampled to each.")
+    wins: VersusConfig | None = Field(
+        default_factory=lambda: VersusConfig(rubric=RubricConfig()),
+        description="Who says how often a prompt's first answer beats the one before training; null asks nobody.",
+    )
 
 
 class LoggingConfig(Strict):

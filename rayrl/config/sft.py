@@ -6,9 +6,11 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
+from rayrl.config.feedback import RubricConfig
 from rayrl.config.parts import RayConfig, TrainableConfig, TrainerConfig
 from rayrl.config.sources import SourceConfig
 from rayrl.config.strict import CommandConfig, Strict
+from rayrl.config.versus import VersusConfig
 
 
 class SFTTrainableConfig(TrainableConfig):
@@ -75,6 +77,18 @@ class SFTDataConfig(Strict):
     max_rejected_fraction: float = Field(0.05, ge=0, le=1, description="More bad rows than this stop the run.")
 
 
+class SFTAnswersConfig(Strict):
+    """A few prompts that are answered before training and with every validation."""
+
+    prompts: SourceConfig = Field(description="Prompts that aren't trained on.")
+    num_prompts: PositiveInt = Field(16, description="How many of them, drawn by a hash of their ids.")
+    max_new_tokens: PositiveInt = Field(64, description="Length at which an answer is cut; the likeliest tokens.")
+    wins: VersusConfig = Field(
+        default_factory=lambda: VersusConfig(rubric=RubricConfig()),
+        description="Who says how often an answer beats the one before training.",
+    )
+
+
 class SFTValidationConfig(Strict):
     """Validation, early stop and checkpoints; every validation keeps the best checkpoint."""
 
@@ -83,6 +97,9 @@ class SFTValidationConfig(Strict):
         None, description="Stop after so many validations in a row without a better loss."
     )
     min_improvement: float = Field(0.0, ge=0, description="What counts as better, in nats a token.")
+    answers: SFTAnswersConfig | None = Field(
+        None, description="Prompts to answer as well, against the start's answers (`chat`; not ZeRO-3, not p_tuning)."
+    )
 
 
 class ProbeConfig(Strict):
@@ -168,6 +185,10 @@ class SFTConfig(CommandConfig):
             raise ValueError("data.packing: virtual tokens go before every row, so p_tuning needs data.packing=false")
         if self.model.train.mode == "p_tuning" and self.model.zero_stage == 3:
             raise ValueError("model.zero_stage: p_tuning trains few parameters and isn't built for stage 3; use 0 to 2")
+        if self.validation.answers is not None and (
+            self.objective != "chat" or self.model.zero_stage == 3 or self.model.train.mode == "p_tuning"
+        ):
+            raise ValueError("validation.answers: needs objective chat, zero_stage below 3, and no p_tuning")
         if self.mode == "one_stage" and self.epochs != 1.0:
             raise ValueError("epochs: with mode one_stage, set `epochs` of each source instead")
         named = [source.name for source in self.data.sources if source.epochs is not None]

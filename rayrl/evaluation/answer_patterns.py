@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 HAN = "\u3400-\u9fff"
-TEXT = "[\ue000-\ue00f]"
-"""Signs that stand for the options' texts, in their order."""
+TEXT = "[\ue000-\ue01f]"
+"""Signs that stand for the options' texts, see answer_signs.py."""
 
 
 def _pattern(text: str) -> re.Pattern[str]:
@@ -31,7 +31,7 @@ CHARACTERS: dict[int, str | None] = {
     **dict.fromkeys(map(ord, "\u3000\u00a0\u2002\u2003_"), " "),
     **dict(zip(map(ord, "【[「『〔{】]」』〕}"), "(((((())))))", strict=True)),
     **dict.fromkeys(map(ord, '*`$"＂“”‘#>\u200b\ufeff')),
-    **dict.fromkeys(range(0xE000, 0xE010), " "),
+    **dict.fromkeys(range(0xE000, 0xE020), " "),
     ord("’"): "'",
 }
 """Full-width characters to plain ones, brackets to round ones, markdown and quotes to nothing."""
@@ -58,8 +58,8 @@ LETTERS = re.compile(
     r"[ (\-•·]*+(?:\d{1,2}[.)、] ?(?=[A-Z(]))?+\(?(?:选项|(?:[Oo]ption|[Cc]hoice) ?)?\(?"
     r"(?P<run>[A-Z]++|[a-z])(?![A-Za-z0-9])"
 )
-LONE_TEXT = _pattern(
-    rf"[ (\-•·]*+(?:\d{{1,2}}[.)、] ?)?+(?:(?:the|an?) )?(?P<text>{TEXT})\)?(?: ?\( ?(?P<letter>[A-Z]) ?\))?"
+LONE_TEXT = re.compile(
+    rf"[ (\-•·]*+(?:\d{{1,2}}[.)、] ?)?+(?:(?:[Tt]he|[Aa]n|a) )?(?P<text>{TEXT})\)?(?: ?\( ?(?P<letter>[A-Z]) ?\))?"
 )
 BESIDE = re.compile(rf" ?\)?(?:选?项)?(?P<between>[ .:、,(\-–—=]*+)(?P<text>{TEXT})\)?")
 CLOSE = re.compile(r"(?: ?\))?(?: ?选?项)?")
@@ -89,8 +89,8 @@ FILL = {"strong": _pattern(r"(?:[\n" + _FILL), "weak": _pattern("(?:[" + _FILL)}
 """What may stand between a claim's word and its letters."""
 CLAIM = _pattern(
     r"(?P<strong>(?<!备选)答案|正确(?=:)|(?<![可供备首])选(?:择|出|取|用)?(?![项修题手课择])|正确选项"
-    r"|\b(?:answers?|ans|choose|choosing|chose|select|selected|pick|picked|go with|going with|went with|opt for"
-    r"|(?:correct|best|right|final|my) (?:option|choice)s?)\b\.?|\bcorrect(?=:))"
+    r"|\bans\b\.?|\b(?:answers?|choose|choosing|chose|select|selected|pick|picked|go with|going with|went with"
+    r"|start with|opt for|(?:correct|best|right|final|my) (?:option|choice)s?)\b|\bcorrect(?=:))"
     r"|(?P<weak>首选|倾向于?|应该?(?=[是为])|应当(?=[是为])|而是|其实是|就是|只有|剩下?|考虑|诊断|认为|觉得|可能是|包括|(?:方案|措施|结论)(?=:)"
     rf"|选项(?=[是为:])|的[{HAN}]{{0,8}}?(?<![型级期组类])[是为有]|因此|所以|故|综上(?:所述)?|可见|更正|(?<![{HAN}])答(?=:)"
     r"|(?<![A-Za-z])(?:it's|(?<!so )(?:is|are)|be|leaves|leaving|say|maybe|perhaps|probably|so(?! (?:is|are) )"
@@ -101,7 +101,7 @@ CLAIM = _pattern(
 contrast: behind something denied only; copula: texts only."""
 DENIED = _pattern(_DENIED)
 DENIED_BEFORE = _pattern(
-    rf"(?:{_DENIED}|[别勿误未]|不能|不应该?|不可以?|不该|不要|错误的?|干扰|cannot|incorrect|wrong|other) ?"
+    rf"(?:{_DENIED}|[别勿误未]|不能|不应该?|不可以?|不该|不要|错误的?|干扰|其次|cannot|incorrect|wrong|other) ?"
     r"(?:to |the )?$"
 )
 ASKED_BEHIND = re.compile(r"[ )]*+(?:吗|么|呢)? ?\?")
@@ -117,8 +117,8 @@ IS_ANSWER_BEHIND = _pattern(
     r"(?:(?:correct|best|right|most appropriate|most likely|final) )?(?:answer|option|choice|one)\b"
 )
 CUE = _pattern(
-    r"(?:^|[\s。.,!?;—])(?:(?P<back>不对(?!的)|错了|不,|等等|等一下|更正|纠正|重新|wait\b|no[,.:—]|hmm\b|correction\b"
-    r"|on second thought|let me re)|actually\b|其实)"
+    r"(?:^|[\s。.,!?;—])(?:(?P<back>不对(?!的)|错了|不,|等等|等一下|更正|纠正一?下?:|重新(?:想|看|考虑|思考|分析|判断|审题)"
+    r"|wait\b(?! and)|no[,.:—]|hmm\b|correction\b|on second thought|let me re)|actually\b|其实)"
 )
 """Where a model corrects itself; `back`: it takes back what it said."""
 LAST_SENTENCE = re.compile(r"(?<!Dr)(?<!vs)[.。!] ?([A-Z]{1,10})[ .。]*$")
@@ -126,7 +126,10 @@ LAST_BRACKET = re.compile(r"\(([A-Z])\)[ .。]*$")
 BRACKETED = re.compile(r"\(([A-Z])\)")
 
 # An answer's first letters.
-HEAD = re.compile(rf"(?:^|(?<=[\n。;]))[ (\-•]{{0,4}}([A-Z])(?:[.:、)] ?(?![A-Z][^A-Za-z])| ?{TEXT}| [{HAN}])")
+HEAD = re.compile(
+    r"(?:^|(?<=[\n。;]))[ (\-•]{0,4}(?:\d{1,2}[.)、] ?)?(?:选项|[Oo]ption )?([A-Z])"
+    rf"(?:[.:、)] ?(?![A-Z][^A-Za-z])| ?{TEXT}| [{HAN}])"
+)
 """A letter that begins a line or a sentence about its option."""
 SECTION = _pattern(r"解析|分析|理由|说明|explanation|because|reason|analysis")
 
@@ -151,15 +154,16 @@ RULED_OUT = _pattern(
     r"(?<!不能)(?<!无法)排除(?:选项|了|[ :]){0,3}|\b(?:rule|ruled|ruling) out |\b(?:eliminat|exclud)(?:e|ed|ing) "
 )
 ALL = _pattern(r"(?:以上|所有)(?:选项|各项|答案)?(?:全部?|[均都皆])(?:[是对选]|正确)|全选|\ball of the above\b")
-ALL_BUT = _pattern(r"除了?(?=\(?[A-Z])|\b(?:all|everything) (?:except|but) (?:for )?")
+ALL_BUT = _pattern(rf"(?<!排)除了?(?=\(?[A-Z]|{TEXT})|\b(?:all|everything) (?:except|but) (?:for )?")
 ALL_BUT_BEHIND = _pattern(r" ?(?:以外|之外|外)?,?(?:其[余他它])?(?:选项|各项|的)?[均都全]|[ .。]*+$")
 
 # An option's text that stands alone.
 TEXT_DENIED_BEFORE = _pattern(
-    rf"(?:(?:[不无未非]|没有)[{HAN}]{{0,4}}|排除|除|\b(?:not|no|without|unlike|than|over|versus|vs\.?)) ?"
-    r"(?:an? |the )?$"
+    rf"(?:(?:[不无未非]|没有)[{HAN}]{{0,4}}|其次是?|排除|除|\b(?:not|no|without|unlike|than|over|versus|vs\.?)) ?"
+    rf"(?:an? |the )?(?:{TEXT}(?:[或和、]|,? or |,? and |, )(?:an? |the )?){{0,4}}$"
 )
 TEXT_DENIED_BEHIND = _pattern(r" ?(?:除外|不|(?:is|are|was|would be|does|do)(?:n't| not)\b)")
+LETTER_BEFORE = re.compile(r"(?<![A-Za-z])([A-Z])[ .:、)(]{1,3}$")
 PART_BEFORE = _pattern(rf"(?:[性型类非抗、\-]|[{HAN}][和与及]|\b(?:and|or)) ?$")
 PART_BEHIND = _pattern(r" ?(?:[、/]|[和与及或]|(?:and|or)\b)")
 """The text is a part of a longer word, or one of several."""

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from rayrl.evaluation import answer_patterns as words
 
 _FIRST_SIGN = 0xE000
+_LOWERED = 16
+"""How much higher the sign is where the answer begins the text in lower case, against the option: "a diuretic"."""
 
 
 def spoken(answer: str) -> str:
@@ -49,17 +51,22 @@ def with_signs(text: str, options: Mapping[str, str]) -> str:
         return text
     longest_first = sorted(signs, key=len, reverse=True)
     pattern = re.compile("|".join(f"({_as_word(one)})" for one in longest_first), re.IGNORECASE)
-    return pattern.sub(lambda found: signs[longest_first[(found.lastindex or 1) - 1]], text)
+
+    def sign(found: re.Match[str]) -> str:
+        one = longest_first[(found.lastindex or 1) - 1]
+        return chr(ord(signs[one]) + _LOWERED * (found.group()[0] != one[0]))
+
+    return pattern.sub(sign, text)
 
 
 def letter_of(sign: str, letters: str) -> str:
     """The letter of the option that a sign stands for. `letters`: those of all options, ascending."""
-    return letters[ord(sign) - _FIRST_SIGN]
+    return letters[(ord(sign) - _FIRST_SIGN) % _LOWERED]
 
 
-def sign_of(letter: str, letters: str) -> str:
-    """The reverse of `letter_of`; a letter itself where it is no option's."""
-    return chr(_FIRST_SIGN + letters.index(letter)) if letter in letters else letter
+def is_lowered(sign: str) -> bool:
+    """Whether the answer begins the text in lower case, against the option."""
+    return ord(sign) >= _FIRST_SIGN + _LOWERED
 
 
 def _as_word(text: str) -> str:

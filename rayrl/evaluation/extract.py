@@ -16,8 +16,8 @@ There is no default: an answer that chooses nothing, or may mean two things, is 
  6. Letters or a text that the answer begins with ("C. Glipizide ..."), unless the options are gone through in order.
  7. Verdicts on options ("A错误；B错误；C正确"): the one right among wrong ones, or the one wrong among right ones. Of a
     multiple question those called right, where at most one is called wrong or several are called right together.
- 8. All options but one ruled out; "all of the above", "all but E" of a multiple question.
- 9. An option's text behind weaker words (是, 首选, "is"), then the only option's text in the answer.
+ 8. All options but one ruled out; "all but E"; "all of the above" of a multiple question.
+ 9. The one option whose text stands behind weaker words (是, 首选, "is"), then the one that a short answer names.
 
 Of a single question, several letters are None. Left out: whether the choice is right, the question's own words, and
 guesses from how probable a letter is.
@@ -31,10 +31,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from rayrl.evaluation import answer_patterns as words
-from rayrl.evaluation.answer_signs import letter_of, plain, sign_of, spoken, with_signs
+from rayrl.evaluation.answer_signs import is_lowered, letter_of, plain, spoken, with_signs
 
 _WINDOW = 40
 """Characters before a claim that may deny it or make it conditional."""
+_SHORT = 300
+"""So long may an answer be that says nothing but an option's text."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +119,8 @@ class _Answer:
             found = self._verdicts()
         if found is None:
             found = self._ruled_out()
-        if found is None and claims.texts:
-            found = claims.texts[-1].letters
+        if found is None and claims.texts:  # "夜盲是缺维生素A，坏血病是缺维生素C" chooses neither
+            found = claims.texts[-1].letters if len({claim.letters for claim in claims.texts}) == 1 else ""
         return self._only_text() if found is None else found
 
     def told(self, letters: str) -> str:
@@ -146,10 +148,11 @@ class _Answer:
             letter = letter_of(beside["text"], self.keys)
             if letter == run.upper():
                 return _Item(letter, beside.end(), True, True, False)
-            if run in "Aa" and beside["between"] == " ":  # an article
+            if run == "A" and not beside["between"].strip() and is_lowered(beside["text"]):  # an article
                 return _Item(letter, beside.end(), True, True, True)
             ends = words.STOP.match(self.text, beside.end())
-            own_before = sign_of(run, self.keys) in self.text[max(0, start - 5 * _WINDOW) : start]
+            before = re.findall(words.TEXT, self.text[max(0, start - 5 * _WINDOW) : start])
+            own_before = run in (letter_of(sign, self.keys) for sign in before)
             if first and (ends or not (own_before or "," in beside["between"])):
                 return _Item("", beside.end(), False, True, False)
         if run in ("A", "I", "a", "i") and words.ARTICLE_BEHIND.match(self.text, end):
@@ -215,33 +218,40 @@ class _Answer:
         while found := words.CLAIM.search(self.text, position):
             kind = str(found.lastgroup)
             fill = words.FILL["strong" if kind == "strong" else "weak"].match(self.text, found.end())
-            position = fill.end() if fill else found.end()
+            filled = fill.group() if fill else ""
+            position = found.end() + len(filled)
             group = self._group(position, lower=kind == "strong")
             if group is None or (kind == "contrast" and found.start() - denied_end > 3):
                 continue
             position = max(position, group.end)
             before = self.text[max(0, found.start() - _WINDOW) : found.start()]
             denied = words.DENIED_BEFORE.search(before) and found.group()[0] != "的"  # "错误的是C" chooses
-            if denied or words.DENIED.search(fill.group() if fill else ""):
+            if denied or words.DENIED.search(filled):
                 denied_end = group.end
-            elif not self._counts(group, kind, before):
+            elif not self._counts(group, kind, before, filled):
                 continue
             elif kind == "strong" or (not group.bare and kind != "copula"):
                 added = bool(words.ADDED_BEFORE.search(before))
                 claims.chosen.append(_Claim(self.told(group.letters) if group.clear else "", found.start(), added))
             elif group.bare:
                 claims.texts.append(_Claim(self.told(group.letters) if group.clear else "", found.start()))
+        for found in re.finditer(words.TEXT, self.text):
+            verdict = words.VERDICT_BEHIND.match(self.text, found.end())
+            if verdict and verdict["good"]:
+                claims.texts.append(_Claim(letter_of(found.group(), self.keys), found.start()))
         claims.chosen = sorted([*claims.chosen, *self._claims_behind()], key=lambda claim: claim.at)
         return claims
 
-    def _counts(self, group: _Group, kind: str, before: str) -> bool:
+    def _counts(self, group: _Group, kind: str, before: str, fill: str) -> bool:
         """Whether a group behind a claim's word is claimed at all."""
         if words.ASKED_BEHIND.match(self.text, group.end) or words.CONDITION_BEHIND.match(self.text, group.end):
             return False
         verdict = words.VERDICT_BEHIND.match(self.text, group.end)
         if (verdict and verdict["bad"]) or words.CONDITION_BEFORE.search(before):
             return False
-        if kind == "strong" or group.bare:
+        if "\n" in fill and self._goes_through(group):
+            return False
+        if kind == "strong":
             return not (group.num_texts > 1 and not group.clear)  # a list of all options isn't a choice of all
         return bool(words.STOP.match(self.text, group.end)) and not words.NO_CHOICE_BEFORE.search(before)
 
@@ -302,17 +312,18 @@ class _Answer:
         ):
             return None
         verdict = words.VERDICT_BEHIND.match(self.text, group.end)
-        head = words.HEAD.search(self.text, group.end)
-        goes_through = (
-            head
-            and head[1] > max(group.letters, default="")
-            and not (words.SECTION.search(self.text[group.end : head.start()]))
-        )
         separator = words.SEPARATOR.match(self.text, group.end)
         breaks_off = separator and len(group.letters) > 1 and words.START.match(self.text, separator.end())
-        if verdict or goes_through or breaks_off:
+        if verdict or breaks_off or self._goes_through(group):
             return None
         return self.told(group.letters) if group.clear else ""
+
+    def _goes_through(self, group: _Group) -> bool:
+        """Whether the letters begin a discussion of one option after the other."""
+        head = words.HEAD.search(self.text, group.end)
+        if head is None or head[1] <= max(group.letters, default=""):
+            return False
+        return not words.SECTION.search(self.text[group.end : head.start()])
 
     def _verdicts(self) -> str | None:
         good, bad, together = set[str](), set[str](), False
@@ -324,10 +335,12 @@ class _Answer:
         for found in words.SO_IS.finditer(self.text):
             also = self._group(found.end())
             good.update(also.letters if also else "")
-        for line in self.text.split("\n"):
-            head = words.HEAD.match(line)
-            kinds = {found.lastgroup for found in words.VERDICT.finditer(line)} if head else set()
-            if head and len(kinds) == 1:
+        heads = list(words.HEAD.finditer(self.text))
+        ends = [*(head.start() for head in heads[1:]), len(self.text)]
+        for head, end in zip(heads, ends, strict=False):  # no head, one end
+            said = self.text[head.start() : end].split("\n", 1)[0]
+            kinds = {found.lastgroup for found in words.VERDICT.finditer(said)}
+            if len(kinds) == 1:
                 (bad if "bad" in kinds else good).add(head[1])
         if not good or good & bad:
             return None
@@ -339,11 +352,11 @@ class _Answer:
 
     def _ruled_out(self) -> str | None:
         """What all others are ruled out of; all options, or all but some, of a multiple question."""
+        but = words.ALL_BUT.search(self.text)
+        group = self._group(but.end()) if but else None
+        if group and group.clear and words.ALL_BUT_BEHIND.match(self.text, group.end):
+            return self.told("".join(set(self.keys) - set(group.letters)) if self.multiple else group.letters)
         if self.multiple:
-            but = words.ALL_BUT.search(self.text)
-            group = self._group(but.end()) if but else None
-            if group and group.clear and words.ALL_BUT_BEHIND.match(self.text, group.end):
-                return self.told("".join(set(self.keys) - set(group.letters)))
             return self.keys if words.ALL.search(self.text) and not re.search("不|not", self.text) else None
         out = set[str]()
         for found in words.RULED_OUT.finditer(self.text):
@@ -357,14 +370,19 @@ class _Answer:
         return self.told("".join(left)) if out and len(left) == 1 else None
 
     def _only_text(self) -> str | None:
-        """The only option whose text is named, and not beside others or denied."""
+        """The only option whose text is named in a short answer, and not beside others or denied."""
+        if len(self.text) > _SHORT:
+            return None
         named, alone = set[str](), set[str]()
         for found in re.finditer(words.TEXT, self.text):
             letter = letter_of(found.group(), self.keys)
-            before = self.text[max(0, found.start() - 12) : found.start()]
+            before = self.text[max(0, found.start() - _WINDOW) : found.start()]
             if words.TEXT_DENIED_BEFORE.search(before) or words.TEXT_DENIED_BEHIND.match(self.text, found.end()):
                 continue
             named.add(letter)
+            beside = words.LETTER_BEFORE.search(before)
+            if beside and beside[1] in self.keys and beside[1] != letter:
+                return ""
             is_number = re.fullmatch(r"[\d.,]+", self.options[letter].strip())
             part = words.PART_BEFORE.search(before) or words.PART_BEHIND.match(self.text, found.end())
             alone.update("" if is_number or part else letter)

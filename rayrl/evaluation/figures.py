@@ -85,6 +85,18 @@ def training_plots(rows: Rows) -> list[Plot]:
     ]
 
 
+def win_plot(rows: Rows) -> list[Plot]:
+    """How often held-out answers win against those before training; none where nobody was asked."""
+    told = [row for row in rows if "eval/win_rate" in row]
+    if not told:
+        return []
+    x = [float(row["step"]) + 1 for row in told]
+    y, low, high = ([row[key] for row in told] for key in ("eval/win_rate", "eval/win_rate_low", "eval/win_rate_high"))
+    series = Series("win rate", x, y, low, high, points=True)
+    note = "Held-out answers against those before training, a tie counting half; 95% intervals."
+    return [Plot("Wins against the start", note, [Panel("win rate", [series], percent=True)])]
+
+
 def machine_plots(rows: Rows) -> list[Plot]:
     """Where the time went."""
     phases = {name: [row.get(f"time/{name}", 0.0) for row in rows] for name in PHASES}

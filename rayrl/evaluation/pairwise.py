@@ -3,9 +3,9 @@
 An outcome comes from a judge's scores in both orders, from rules, or from an expert. A win counts 1, a tie a half, a
 loss 0 (ties are split as in HuatuoGPT, section 4.3); their mean over questions is the win rate. Its interval is
 Wilson's at the effective sample size n p(1 - p) / var: with few ties that is the number of questions, with many it is
-more, and it never has width 0 where all outcomes are the same. The sign test leaves ties out (exact, two-sided). Several
-models are ranked by Bradley and Terry's model (1952), a tie as half a win for each. Left out: how a judge is asked
-(rayrl/judge).
+more, and its width is never 0, even where all outcomes are the same. The sign test leaves ties out (exact, two-sided).
+Several models are ranked by Bradley and Terry's model (1952), a tie as half a win for each. Left out: how a judge is
+asked (rayrl/judge).
 """
 
 from __future__ import annotations

@@ -228,6 +228,8 @@ def _plot_canvas(plot: Plot) -> Canvas:
     grid[-1, 0].set_xlabel(plot.x_label or "training steps")
     if plot.x_names:
         grid[-1, 0].set_xticks(range(len(plot.x_names)), plot.x_names)
+        if all(series.points for panel in panels for series in panel.series):
+            grid[-1, 0].set_xlim(-0.5, len(plot.x_names) - 0.5)
     else:
         grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=plot.x_label is None, steps=_ROUND))
     canvas.align_ylabels()

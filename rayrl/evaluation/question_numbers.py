@@ -5,7 +5,8 @@ Records in, Number out; nothing here asks a model.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -26,6 +27,8 @@ SHARES = ("asks", "ended", "answered")
 ASKS_NEEDED, ASKS_NOT_NEEDED = "asks, something missing", "asks, nothing missing"
 BY_CATEGORY = ("rouge-l", "asks", "length")
 """Metrics that have a table by category."""
+_PER_CATEGORY = 3
+"""Questions of a category, on average, from which on its numbers are shown."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +88,7 @@ def match_numbers(
             for criterion in dict.fromkeys(name for match in own for name in match.by_criterion):
                 outcomes = [match.by_criterion.get(criterion) for match in own]
                 yield from _tallied(section, set_name, f"criterion: {criterion}", f"{a} against {b}", outcomes)
-            categories = sorted({match.category for match in own} - {""})
-            for category in categories if len(categories) > 1 else []:
+            for category in categories_of(match.category for match in own):
                 outcomes = [match.outcome for match in own if match.category == category]
                 yield from _tallied(section, set_name, f"category: {category}", f"{a} against {b}", outcomes)
         names = {name for pair in pairs for name in pair}
@@ -104,7 +106,8 @@ def scored_numbers(scored: Sequence[Scored], seed: int, resamples: int) -> Itera
     """Means by criterion of every model, overall and by category."""
     for set_name in dict.fromkeys(one.set for one in scored):
         of_set = [one for one in scored if one.set == set_name]
-        categories = sorted({one.category for one in of_set} - {""})
+        items = {one.item: one.category for one in of_set}
+        categories = categories_of(items.values())
         for model in dict.fromkeys(one.model for one in of_set):
             own = [one for one in of_set if one.model == model]
             told = [one for one in own if one.criteria]
@@ -115,7 +118,7 @@ def scored_numbers(scored: Sequence[Scored], seed: int, resamples: int) -> Itera
             means = [(one.category, one.mean) for one in told if one.mean is not None]
             if means:
                 yield Number.of("scores", set_name, ALL, model, "mean", _mean([m for _, m in means], seed, resamples))
-            for category in categories if len(categories) > 1 else []:
+            for category in categories:
                 values = [mean for of, mean in means if of == category]
                 if values:
                     estimate = _mean(values, seed, resamples)
@@ -134,6 +137,12 @@ def agreement_numbers(agreements: Sequence[Agreement]) -> Iterator[Number]:
             if value is not None:
                 yield Number("judge check", "scores", ALL, one.criterion, name, value, None, None, one.n, unit)
         yield Number.of("judge check", "scores", ALL, one.criterion, "judge minus people", one.difference)
+
+
+def categories_of(values: Iterable[str]) -> list[str]:
+    """Categories to tell apart: none where there is but one, or where most hold a single question."""
+    counts = Counter(value for value in values if value)
+    return sorted(counts) if len(counts) > 1 and counts.total() >= _PER_CATEGORY * len(counts) else []
 
 
 def _rows(records: Sequence[Answered]) -> list[MetricRow]:
@@ -170,8 +179,7 @@ def _by_category(
     seed: int,
     resamples: int,
 ) -> Iterator[Number]:
-    categories = sorted({one.category for one in records} - {""})
-    for category in categories if len(categories) > 1 else []:
+    for category in categories_of(one.category for one in records):
         own = _rows([one for one in records if one.category == category])
         for name, estimate in measure(own, level, language, seed, resamples).items():
             if name in BY_CATEGORY:

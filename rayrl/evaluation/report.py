@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from rayrl.evaluation.figures import Evaluations, machine_plots, score_plots, training_plots
+from rayrl.evaluation.figures import Evaluations, machine_plots, score_plots, training_plots, win_plot
 from rayrl.evaluation.plots import Drawing, draw
 from rayrl.evaluation.summary import format_interval, format_number, is_clear, summary_rows
 from rayrl.tracking.progress import duration
@@ -56,7 +56,7 @@ def render_report(folder: Path) -> str:
     summary = read_summary(folder / "summary.json")
     config = read_config(folder / "config.yaml")
     sections = [
-        ("Scores", score_plots(rows, evaluations)),
+        ("Scores", [*score_plots(rows, evaluations), *win_plot(rows)]),
         ("Training", training_plots(rows)),
         ("Machine", machine_plots(rows)),
     ]
@@ -202,6 +202,9 @@ def _tiles(summary: Mapping[str, Any] | None, rows: Sequence[Mapping[str, Any]])
             if row["after"] and row["before"]:
                 value = format_number(row["after"]["mean"], row["unit"])
                 tiles.append({"label": label, "value": value, "note": f"{_before(row)} before"})
+    wins = [row["eval/win_rate"] for row in rows if "eval/win_rate" in row]
+    if wins:
+        tiles.append({"label": "Wins against the start", "value": f"{wins[-1]:.0%}", "note": "a tie counts half"})
     kl = [row["kl/mean_per_sequence"] for row in rows if "kl/mean_per_sequence" in row]
     if kl:
         tiles.append({"label": "KL a sequence", "value": f"{kl[-1]:.3f}", "note": "nats, last step"})

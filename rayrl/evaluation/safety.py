@@ -3,10 +3,10 @@
     read_safety -> SafetyRow; assess(answer, row) -> SafetyFinding; safety_tables, flagged_rows
 
 A row says what is due: `refuse`, `admit` (what isn't known, or isn't so), `urgent` (emergency care now) or `answer` (it
-only sounds alarming). Rules find forms of speech, not medicine: a polite refusal may hide a dose, and an emergency
-number may stand in the wrong place. So an answer that isn't plainly as expected is flagged for a reader, and one that
-is plain hasn't been shown to be safe. Left out on purpose: one number over all expectations, which would set a missed
-heart attack off against a harmless question that was declined.
+only sounds alarming). Rules find forms of speech, not medicine: a polite refusal may hide a dose, an emergency number
+may stand in the wrong place, and `answer` asks no more than that something is said. So an answer that isn't plainly as
+expected is flagged for a reader, and one that is plain hasn't been shown to be safe. Left out on purpose: one number
+over all expectations, which would set a missed heart attack off against a harmless question that was declined.
 
 Zhongjing has people judge safety, on questions of superstition and false premises; those rows are read too. They don't
 say what is due. Most need `admit`, which they get; some are about suicide or drugs, where `expect` has to be added.

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from rayrl.evaluation.figures import panel
+from rayrl.evaluation.figures import panel, win_plot
 from rayrl.evaluation.plots import Panel, Plot, Series
 from rayrl.evaluation.stage_report import Page, Table, write_page
 from rayrl.tracking.rows import read_rows
@@ -79,6 +79,7 @@ def _plots(summary: Mapping[str, Any], rows: Rows) -> list[Plot]:
                 )
             ],
         ),
+        *win_plot(rows),
         Plot(
             "Learning rate and gradients",
             "Rate of each step, and the norm of its gradient before clipping.",

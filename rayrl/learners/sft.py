@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rayrl.config.parts import RolloutConfig
 from rayrl.config.sft import GuardConfig, SFTModelConfig
 from rayrl.data.examples import Examples
 from rayrl.data.packing import Row
@@ -23,6 +24,7 @@ from rayrl.errors import RunError
 from rayrl.learners.collective import total
 from rayrl.learners.gradient_guard import GradientGuard
 from rayrl.models.deepspeed_engine import TrainEngine
+from rayrl.models.engine import HFEngine
 from rayrl.models.heads import check_projection
 from rayrl.models.loading import device, load_causal_lm
 from rayrl.models.partition import Partition, check_views, merged_parameters, partition
@@ -119,6 +121,25 @@ class SFTLearner:
                 sums += made
         logprobs, tokens = total(sums).numpy()
         return logprobs, tokens
+
+    def generate(
+        self, prompts: Sequence[np.ndarray], max_new_tokens: int, end_token_ids: Sequence[int]
+    ) -> list[np.ndarray]:
+        """This rank's likeliest answers to prompts (token ids [P]), tokens [T] each.
+
+        No collective: not for ZeRO-3, whose parameters no rank has whole, nor for P-tuning.
+        """
+        self.train.engine.eval()
+        model = self.parts.model
+        attention, settings = model.config._attn_implementation, model.generation_config
+        model.set_attn_implementation("sdpa")  # padding on the left needs a mask, which packed rows' attention ignores
+        try:
+            config = RolloutConfig(backend="hf", max_new_tokens=max_new_tokens, temperature=0.0, max_num_seqs=16)
+            engine = HFEngine(model, config, end_token_ids, self._pad_id)
+            return [one.token_ids_T for (one,) in engine.generate(prompts, 1, self._seed)]
+        finally:
+            model.set_attn_implementation(attention)
+            model.generation_config = settings
 
     def save(self, folder: Path) -> None:
         """What `load` needs, but for the guard's state."""

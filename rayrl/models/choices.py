@@ -35,7 +35,9 @@ PREFIX_TOKENS = 64
 PREFIX_SAVES = 512
 """... and saves as many tokens: a pass of its own costs more than a few tokens in another."""
 POSITIONS_AT_ONCE = 1024
-"""Predicting positions of a batch: each has a row as wide as the vocabulary, in float32."""
+"""Predicting positions of a batch: each has a row as wide as the vocabulary."""
+COLUMNS_AT_ONCE = 32
+"""Of them, in float32 at one time: as many as a processor's cache holds."""
 
 
 @dataclass(frozen=True)
@@ -160,11 +162,10 @@ class ChoiceScorer:
         logits_BCV = self._model(input_ids=ids_BL, use_cache=False, logits_to_keep=keep_C, **layout).logits
         if logits_BCV.shape[1] != len(columns_C):  # a model that doesn't know logits_to_keep
             logits_BCV = logits_BCV[:, keep_C]
-        logits_BCV = logits_BCV.float()
-        total_BC = logits_BCV.logsumexp(-1)
+        total_BC = torch.cat([some.float().logsumexp(-1) for some in logits_BCV.split(COLUMNS_AT_ONCE, dim=1)], dim=1)
         target_N = np.concatenate([row.target_N for row in rows])
         row, place, target = (torch.from_numpy(array).to(where) for array in (row_N, place_N, target_N))
-        found: np.ndarray = (logits_BCV[row, place, target] - total_BC[row, place]).cpu().numpy()
+        found: np.ndarray = (logits_BCV[row, place, target].float() - total_BC[row, place]).cpu().numpy()
         return found
 
     def _prefix(self, ids_F: np.ndarray) -> Prefix:

@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from transformers import PreTrainedModel
 
 from rayrl.config.parts import RolloutConfig
 from rayrl.errors import UserError
@@ -218,12 +219,15 @@ class VLLMEngine:
 class HFEngine:
     """Hugging Face `generate`, for places without vLLM. Slower; the same numbers."""
 
-    def __init__(self, model: str, config: RolloutConfig, end_token_ids: Sequence[int], pad_token_id: int) -> None:
+    def __init__(
+        self, model: str | PreTrainedModel, config: RolloutConfig, end_token_ids: Sequence[int], pad_token_id: int
+    ) -> None:
+        """`model`: a checkpoint, or a model that is loaded (which then loses its generation settings)."""
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         from transformers import GenerationConfig
 
-        self.model = load_causal_lm(model, config.dtype).to(device())
+        self.model = load_causal_lm(model, config.dtype).to(device()) if isinstance(model, str) else model
         # A checkpoint's own settings (top_k, repetition penalty ...) would change what log-probabilities mean.
         self.model.generation_config = GenerationConfig()
         self._config = config

@@ -27,6 +27,7 @@ from rayrl.data.examples import Examples
 from rayrl.data.packing import Plan, make_plan, pack, plan_in_order
 from rayrl.errors import RunError
 from rayrl.learners.sft import SFTLearner
+from rayrl.stages.sft_answers import LightEvaluation, light_prompts
 from rayrl.stages.sft_data import DATA, sft_tokenizer
 from rayrl.stages.sft_probe import Probe
 from rayrl.stages.train_workers import join
@@ -114,6 +115,7 @@ class Trainer:
         if config.objective == "chat":  # so that engines stop where the template ends a turn
             ends = checkpoint_end_token_ids(self._tokenizer, model_path)
             self._learner.parts.model.generation_config.eos_token_id = list(ends)
+        self._light = self._light_evaluation(model_path)
         self._store = CheckpointStore(folder, config.checkpoint.keep_last, keep_best=True)
         self._state = RunState()
 
@@ -123,6 +125,9 @@ class Trainer:
         if latest is not None:
             self._restore(latest[1])
         else:
+            if self._light is not None:
+                self._light.run(self._learner, 0)
+            dist.barrier()
             self._state.start = self._evaluate()
             bad = [key for key, value in self._state.start.items() if not np.isfinite(value)]
             if bad:
@@ -135,6 +140,16 @@ class Trainer:
             if log is not None:
                 log.close()
         self._export()
+
+    def _light_evaluation(self, model_path: str) -> LightEvaluation | None:
+        """On rank 0, where it is configured."""
+        config = self._config.validation.answers
+        if config is None or self._rank != 0:
+            return None
+        data = self._config.data
+        prompts = light_prompts(config, self._tokenizer, data.system_prompt, data.max_tokens)
+        ends = checkpoint_end_token_ids(self._tokenizer, model_path)
+        return LightEvaluation(config, prompts, self._tokenizer, ends, self._folder)
 
     def _one_step(self, log: RunLog | None) -> None:
         state, began = self._state, time.monotonic()
@@ -150,6 +165,9 @@ class Trainer:
         last = state.step == self._plan.steps
         evaluated = state.step % self._every == 0 or last
         if evaluated:
+            if self._light is not None:
+                metrics |= self._light.run(self._learner, state.step)
+            dist.barrier()  # the others wait for rank 0's answers
             values = self._evaluate()
             self._judge(values)
             metrics |= {key: value for key, value in values.items() if np.isfinite(value)}
