@@ -67,6 +67,11 @@ class QuestionSetConfig(SourceConfig):
         description="The field whose values tables are split by; by default the first there is of intent, department, "
         "label, cate1, topic.",
     )
+    outputs: dict[str, str] = Field(
+        default_factory=dict,
+        description="Published answers in files of their own: a name for `models.published` -> a file whose rows "
+        "repeat the question and hold a `model_output`.",
+    )
     heldout_of: str | None = Field(
         None, min_length=1, description="Folder of a `rayrl ppo` run: only the prompts that it held out."
     )
@@ -105,6 +110,11 @@ class ConsultationSetConfig(Strict):
     name: str = Field(pattern=_NAME, description="What tables call it.")
     path: str = Field(min_length=1, description="A file of cases, or a built-in set.")
     num: PositiveInt | None = Field(None, description="So many of them, drawn by the seed; by default all.")
+    outputs: dict[str, str] = Field(
+        default_factory=dict,
+        description="Published answers in files of their own: a name for `models.published` -> a file whose rows "
+        "repeat the case and hold a `model_output`.",
+    )
     rounds: PositiveInt = Field(4, description="Doctor's turns at most; the patient may say goodbye before.")
     pairwise: bool = Field(True, description="Whether `pairwise` compares the consultations.")
 

@@ -95,7 +95,7 @@ def distinct_interval(
     values = np.column_stack([unshared, [len(own) for own in ngrams]]).astype(np.float64)
 
     def statistic(sums: FloatArray) -> FloatArray:
-        return ratio(shared + sums[:, :1], sums[:, 1:])
+        return np.minimum(1.0, ratio(shared + sums[:, :1], sums[:, 1:]))  # a drawn second time, it may pass 1
 
     return bootstrap(values, statistic, seed=seed, resamples=resamples, confidence=confidence)[0]
 

@@ -30,7 +30,7 @@ from rayrl.data.prompts import REJECTED_FILE, write_rejected
 from rayrl.data.stage_folder import StageFolder
 from rayrl.errors import RunError
 from rayrl.evaluation.answers import Answer, AnswerStore, question_key
-from rayrl.evaluation.consultation import Dialogue
+from rayrl.evaluation.consultation import Dialogue, says_goodbye
 from rayrl.evaluation.consultation_cases import Case
 from rayrl.evaluation.patient_server import served_patient
 from rayrl.evaluation.question_numbers import Answered
@@ -42,6 +42,7 @@ from rayrl.stages.eval_respondents import Request, Respondent, make_respondent
 from rayrl.stages.eval_results import write_results
 from rayrl.stages.eval_sets import CaseSet, Sets, read_sets
 from rayrl.tracking.rows import evaluation_path
+from rayrl.types import Message
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +99,8 @@ def _inputs(config: EvalConfig) -> list[str]:
     paths += [one.path for one in config.sets]
     heldout = [Path(one.heldout_of).expanduser() for one in config.questions if one.heldout_of is not None]
     paths += [str(evaluation_path(folder, 0)) for folder in heldout]
+    for outputs in [*(one.outputs for one in config.questions), *(one.outputs for one in config.consultations)]:
+        paths += outputs.values()
     paths += [exam.shots_path for exam in config.exams if exam.shots_path is not None]
     if config.scored is not None and config.scored.human is not None:
         paths.append(config.scored.human)
@@ -204,10 +207,16 @@ def _published(model: EvalModelConfig, sets: Sets, records: Records) -> None:
         talks = cases.published.get(model.published, {})
         for case in cases.cases if talks else ():
             if case.id in talks:
-                dialogue = Dialogue(case.id, talks[case.id], "rounds")
+                dialogue = _as_published(case.id, talks[case.id])
             else:
                 dialogue = Dialogue(case.id, [], "failed", NOT_PUBLISHED)
             records.talks.append(Talk(cases.name, case, model.name, dialogue))
+
+
+def _as_published(case_id: str, messages: list[Message]) -> Dialogue:
+    """How it ended can be seen only from the patient's last words."""
+    last = next((message["content"] for message in reversed(messages) if message["role"] == "user"), "")
+    return Dialogue(case_id, messages, "goodbye" if says_goodbye(last) else "rounds")
 
 
 def _check_answered(config: EvalConfig, records: Records) -> None:

@@ -12,6 +12,7 @@ from rayrl.config.eval import EvalConfig, ExamConfig, QuestionSetConfig
 from rayrl.data.readers import check_read, read_prompt_rows
 from rayrl.data.readers.exams import read_exam, split_hash
 from rayrl.data.readers.rows import Rejected, check_share
+from rayrl.data.split import conversation_key
 from rayrl.errors import UserError
 from rayrl.evaluation.consultation_cases import Case, read_cases
 from rayrl.evaluation.safety import SafetyRow, read_safety
@@ -60,7 +61,6 @@ class CaseSet:
     name: str
     cases: list[Case]
     rounds: int
-    pairwise: bool
     published: Mapping[str, Mapping[str, list[Message]]]
 
 
@@ -97,7 +97,8 @@ def read_sets(config: EvalConfig) -> Sets:
         read = read_cases(one.path)
         _check(one.name, "cases", read.cases, read.rejected, config, rejected)
         cases = draw(read.cases, one.num, config.seed)
-        sets.cases.append(CaseSet(one.name, cases, one.rounds, one.pairwise, read.published))
+        published = {**read.published, **{name: _talks_in(path, cases) for name, path in one.outputs.items()}}
+        sets.cases.append(CaseSet(one.name, cases, one.rounds, published))
     for safety in config.safety:
         requests = read_safety(safety.path)
         _check(safety.name, "requests", requests.rows, requests.rejected, config, rejected)
@@ -132,7 +133,9 @@ def _questions(one: QuestionSetConfig, config: EvalConfig, rejected: list[Reject
         one.level if one.level != "auto" else "characters" if language == "zh" else "words"
     )
     categories = {row.id: str(row.fields.get(key, "")) if key else "" for row in rows}
-    return QuestionSet(one.name, one, rows, categories, language, level, _published(one.name, rows))
+    published = _published(one.name, rows)
+    published |= {name: _answers_in(one, path, rows) for name, path in one.outputs.items()}
+    return QuestionSet(one.name, one, rows, categories, language, level, published)
 
 
 def _heldout(one: QuestionSetConfig, rows: list[PromptRow]) -> list[PromptRow]:
@@ -159,6 +162,29 @@ def _published(name: str, rows: Sequence[PromptRow]) -> dict[str, dict[str, str]
         for model, answer in outputs.items() if isinstance(outputs, Mapping) else ():
             if isinstance(answer, str) and answer.strip():
                 found.setdefault(str(model), {})[row.id] = answer
+    return found
+
+
+def _answers_in(one: QuestionSetConfig, path: str, rows: Sequence[PromptRow]) -> dict[str, str]:
+    """Answers of a file of their own to the set's questions, told by the conversation. UserError where it has none."""
+    read = read_prompt_rows(one.model_copy(update={"path": path}))
+    answers = {conversation_key(row): row.fields.get("model_output", row.reference) for row in read.rows}
+    found = {row.id: answers.get(conversation_key(row)) for row in rows}
+    texts = {row_id: text for row_id, text in found.items() if isinstance(text, str) and text.strip()}
+    if not texts:
+        raise UserError(f"questions {one.name!r}: {path} holds no answer to any of the set's questions")
+    return texts
+
+
+def _talks_in(path: str, cases: Sequence[Case]) -> dict[str, list[Message]]:
+    """Dialogues of a file of their own about the set's cases, told by the case. UserError where it has none."""
+    read = read_cases(path)
+    by_case = {
+        case.case: talks[case.id] for talks in read.published.values() for case in read.cases if case.id in talks
+    }
+    found = {case.id: by_case[case.case] for case in cases if case.case in by_case}
+    if not found:
+        raise UserError(f"{path} holds no dialogue about any of the set's cases")
     return found
 
 
