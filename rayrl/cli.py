@@ -74,8 +74,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     report.add_argument("directory", metavar="DIR", type=Path, help="the run's output_dir")
     report.set_defaults(handler=_report)
 
-    compare = commands.add_parser("compare", help="put fine-tuning runs' loss curves on one page")
-    compare.add_argument("runs", metavar="NAME=DIR[+DIR]", nargs="+", help="a run, or its stages in their order")
+    compare = commands.add_parser("compare", help="put fine-tuning runs' loss curves, or evaluations, on one page")
+    compare.add_argument(
+        "runs", metavar="NAME=DIR[+DIR]", nargs="+", help="a run, or its stages in their order; or an evaluation"
+    )
     compare.add_argument("--to", metavar="FILE", type=Path, default=Path("runs/comparison.html"), help="the page")
     compare.set_defaults(handler=_compare)
 
@@ -176,9 +178,13 @@ def _report(args: argparse.Namespace) -> None:
 
 
 def _compare(args: argparse.Namespace) -> None:
+    from rayrl.evaluation.compare_evals import is_evaluation, read_evaluation, write_evaluations
     from rayrl.evaluation.compare_report import read_run, write_comparison
 
-    write_comparison([read_run(text) for text in args.runs], args.to)
+    if any(is_evaluation(Path(text.partition("=")[2]).expanduser()) for text in args.runs):
+        write_evaluations([read_evaluation(text) for text in args.runs], args.to)
+    else:
+        write_comparison([read_run(text) for text in args.runs], args.to)
     print(f"report: {args.to}")
 
 

@@ -1,12 +1,14 @@
-"""Time multiple-choice questions by the letters' log-probability, rayrl's and lm-evaluation-harness's: one JSON line
-each, then how often both choose the same.
+"""Time multiple-choice questions by log-probability, rayrl's and lm-evaluation-harness's: one JSON line each, then how
+often both choose the same.
 
     .venv/bin/python scripts/bench_exam.py ../shared/data/exam_mcq.jsonl                    # rayrl alone
     .venv/bin/python scripts/bench_exam.py ../shared/data/exam_mcq.jsonl --against-lm-eval  # both in turn, and ratios
+    ... --against-lm-eval --mode texts      # options' texts in place of letters
+    ... --against-lm-eval --shots 5         # after five answered examples, the same before every question
 
-The work: the first `--questions` of a file (any that `read_exam` reads) to SmolLM2-135M-Instruct in float32, no
-examples, the prompts of `plain_choice`; both get the same text, and split it into tokens by themselves. rayrl also runs
-once with `dtype auto` (bf16 where the processor is fast at it).
+The work: the first `--questions` of a file (any that `read_exam` reads) to SmolLM2-135M-Instruct in float32, as
+`plain_choice` words them; both get the same text, and split it into tokens by themselves. rayrl also runs once with
+`dtype auto` (bf16 where the processor is fast at it).
 
 `answer_s` is from text to log-probabilities: splitting, batching, forward passes. In lm-evaluation-harness it is what
 its `HFLM.loglikelihood` takes; the making of its requests, its metrics and its reading of data aren't in it. `load_s`
@@ -14,10 +16,9 @@ is from the first import to a model in memory, `command_s` the whole process, fr
 seconds of `answer_s`: where other work runs on the machine, those of `--threads 1` say more than any clock, since two
 threads that wait for each other at every product lose more than their share.
 
-Each system runs in a process of its own, lm-evaluation-harness in its own environment, `.bench/lm_eval` in the checkout,
-made on the first run (PyPI only), as a local task; what it writes goes to `.bench/lm_eval.log`. It asks once for
-options of one token, as rayrl does. Its batch size is the best in trials (100 questions, one thread, cpu_s):
-TRIALS
+Each system runs in a process of its own, lm-evaluation-harness in its own environment, `.bench/lm_eval` in the
+checkout, made on the first run (PyPI only), as a local task; what it prints goes to `.bench/lm_eval.log`. Like rayrl
+it asks once for all options of one token. Its batch size is the best in trials (TRIALS
 """
 
 from __future__ import annotations
@@ -45,6 +46,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="questions, in any form that rayrl reads")
     parser.add_argument("--questions", type=int, default=1000)
+    parser.add_argument("--mode", choices=("letters", "texts"), default="letters")
+    parser.add_argument("--shots", type=int, default=0, help="answered examples before each question")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--max-batch-tokens", type=int, default=1024, help="rayrl's")
     parser.add_argument("--against-lm-eval", action="store_true", help="also run lm-evaluation-harness, in turn")
@@ -72,10 +75,11 @@ def make_job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     from rayrl.evaluation.exam_prompts import plain_choice
     from rayrl.models.builtin import resolve_model
 
-    items = read_exam(str(args.file), name="exam").items[: args.questions]
+    items = read_exam(str(args.file), name="exam").items
+    examples = items[len(items) - args.shots :]
     with (folder / "questions.jsonl").open("w", encoding="utf-8") as file:
-        for item in items:
-            text = plain_choice(item)
+        for item in items[: args.questions]:
+            text = plain_choice(item, examples, args.mode)
             row = {"context": text.context, "space": text.space, "texts": text.texts, "answers": text.answers}
             right = {"choices": [text.space + one for one in text.texts], "gold": text.answers.index(item.answer)}
             file.write(json.dumps({**row, **right}, ensure_ascii=False) + "\n")
@@ -103,10 +107,8 @@ def compare(job: dict[str, Any], rounds: int) -> None:
     sums = [[np.array(one) for one in results[-1]["logprobs"]] for results in runs.values()]
     same = np.mean([left.argmax() == right.argmax() for left, right in zip(*sums, strict=True)])
     gap = max(float(np.abs(left - right).max()) for left, right in zip(*sums, strict=True))
-    times_as_fast = {key: round(theirs[key] / ours[key], 2) for key in ours}
-    print(
-        json.dumps({"equal_predictions": float(same), "largest_difference_nats": gap, "times_as_fast": times_as_fast})
-    )
+    faster = {key: round(theirs[key] / ours[key], 2) for key in ours}
+    print(json.dumps({"equal_predictions": float(same), "largest_difference_nats": gap, "times_as_fast": faster}))
 
 
 def run(system: str, job: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A judge whose position bias and noise are known: win rates come out as the closed form has them; none is paid twice."""
+"""A judge whose position bias and noise are known: win rates come out as in closed form; no call is paid twice."""
 
 from __future__ import annotations
 

@@ -100,6 +100,14 @@ def test_kl_starts_at_zero_and_grows(tiny: Run) -> None:
     assert all(row["kl/coef"] == 0.02 for row in tiny.rows)
 
 
+def test_held_out_answers_are_compared_with_those_before_training(tiny: Run) -> None:
+    row = tiny.rows[-1]
+    assert row["eval/wins"] + row["eval/ties"] + row["eval/losses"] == pytest.approx(1)
+    assert row["eval/win_rate_low"] < row["eval/win_rate"] < row["eval/win_rate_high"]
+    assert all("eval/win_rate" not in other for other in tiny.rows[:-1])  # evaluated at the end alone
+    assert "Wins against the start" in (tiny.folder / "report.html").read_text(encoding="utf-8")
+
+
 def test_scores_add_up(tiny: Run) -> None:
     for row in tiny.rows:
         assert row["score/mixed"] == pytest.approx(row["score/length"] + 0.5 * row["score/repetition"])

@@ -54,9 +54,40 @@ def test_two_ranks_from_sources_to_a_model(tmp_path: Path) -> None:
     assert other.returncode == 2 and "another configuration" in other.stderr
 
 
+def test_answers_with_every_validation_are_compared_with_the_start_and_change_nothing(tmp_path: Path) -> None:
+    shared = ["tiny", "max_steps=4", "validation.every=2", "loggers=[]"]
+    shared += ["model.ranks=2", "model.zero_stage=2", "model.cpus_per_rank=0.5"]
+    answers = "{prompts: {name: held, path: consultations-en}, num_prompts: 3, max_new_tokens: 6}"
+    asked, silent = tmp_path / "asked", tmp_path / "silent"
+    done = sft(*shared, f"output_dir={asked}", f"validation.answers={answers}")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "wins against the start" in done.stdout
+    assert sft(*shared, f"output_dir={silent}").returncode == 0
+    rows, others = read_rows(asked / "metrics.jsonl"), read_rows(silent / "metrics.jsonl")
+    assert [row["loss/train"] for row in rows] == [row["loss/train"] for row in others]
+    told = [row for row in rows if "eval/win_rate" in row]
+    assert [row["step"] for row in told] == [1, 3]
+    for row in told:
+        assert row["eval/wins"] + row["eval/ties"] + row["eval/losses"] == pytest.approx(1)
+        assert row["eval/win_rate"] == pytest.approx(row["eval/wins"] + row["eval/ties"] / 2)
+    files = sorted(path.name for path in (asked / "answers").iterdir())
+    assert files == [f"step-{step:06d}.jsonl" for step in (0, 2, 4)]
+    for file in files:
+        made = read_rows(asked / "answers" / file)
+        assert len(made) == 3 and all({"id", "messages", "answer"} <= row.keys() for row in made)
+    assert "Wins against the start" in (asked / "report.html").read_text(encoding="utf-8")
+    generation = json.loads((asked / "model" / "generation_config.json").read_text())
+    assert generation == json.loads((silent / "model" / "generation_config.json").read_text())
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["validation.answers={prompts: {name: p, path: /nowhere.jsonl}}"], "/nowhere.jsonl"),
+        (
+            ["validation.answers={prompts: {name: p, path: consultations-en}}", "model.zero_stage=3"],
+            "zero_stage below 3",
+        ),
         (["model.model=/nowhere"], "No checkpoint at /nowhere"),
         (["data.sources.distilled.path=/nowhere.jsonl"], "/nowhere.jsonl"),
         (["data.max_tokens=5000"], "more than the 2048 positions"),

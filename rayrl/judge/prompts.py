@@ -48,7 +48,7 @@ _WHAT = {
     },
 }
 _ONLY_THE_DOCTOR = {
-    "en": "Mark what the doctor says in the whole of it; the patient, who didn't tell everything at once, isn't marked. ",
+    "en": "Mark what the doctor says in the whole of it; the patient, who doesn't tell everything at once, isn't. ",
     "zh": "只评价医生在整段对话中的表现；患者并不会一次说完病情，不对患者评分。",
 }
 _ORDER = {

@@ -22,6 +22,7 @@ def main(config_path: str) -> None:
     config = load(SFTConfig, config_path)
     console = Console()
     sources = [source.path for source in (*config.data.sources, *config.data.validation)]
+    sources += [config.validation.answers.prompts.path] if config.validation.answers is not None else []
     stage = StageFolder(config, config.output_dir, [config.model.model, *sources], in_place=True)
     if stage.done:
         console.print(f"{stage.path} is done: nothing to train", soft_wrap=True)

@@ -21,6 +21,7 @@ from rayrl.errors import UserError
 from rayrl.evaluation.sft_report import write_sft_report
 from rayrl.models.builtin import resolve_model
 from rayrl.models.loading import check_blocks, model_config
+from rayrl.stages.sft_answers import light_prompts
 from rayrl.stages.sft_data import DATA, READY, DataCounts, read_counts, sft_tokenizer, write_data
 from rayrl.stages.sft_one_stage import shares_over_steps
 from rayrl.stages.sft_probe import Probe
@@ -29,6 +30,13 @@ from rayrl.stages.train_workers import check_fits_here, run_workers, watch
 from rayrl.tracking.rows import read_rows
 
 SAY_EVERY_S = 5.0
+_SAID = {
+    "loss/train": "loss",
+    "validation/loss": "validation",
+    "probe/accuracy": "probe",
+    "eval/win_rate": "wins against the start",
+}
+"""Metrics on the console, and what they are called there."""
 
 
 def run(config: SFTConfig, stage: StageFolder, console: Console) -> None:
@@ -38,6 +46,8 @@ def run(config: SFTConfig, stage: StageFolder, console: Console) -> None:
     _check_model(config, model_path)
     tokenizer = sft_tokenizer(config, model_path)
     Probe.load(config.probe, tokenizer, config.objective == "chat")  # its errors before anything starts
+    if config.validation.answers is not None:
+        light_prompts(config.validation.answers, tokenizer, config.data.system_prompt, config.data.max_tokens)
     new = not stage.begun
     folder = stage.begin()
     with only_run(folder):
@@ -115,7 +125,7 @@ class _Progress:
             return
         self._said = now
         parts = [f"step {done}/{self._steps}"]
-        for key, name in (("loss/train", "loss"), ("validation/loss", "validation"), ("probe/accuracy", "probe")):
+        for key, name in _SAID.items():
             if key in row:
                 parts.append(f"{name} {row[key]:.3f}")
         parts.append(f"{row['time/tokens_per_second']:.0f} tokens/s")
