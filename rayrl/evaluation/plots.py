@@ -1,8 +1,8 @@
-"""Draws line and stack plots as inline SVG that follows the page's colours, light or dark.
+"""Draws lines, stacks, bars and radars as inline SVG that follows the page's colours, light or dark.
 
 matplotlib writes fixed colours; each colour used here is a stand-in that is replaced by a CSS variable afterwards, and
-texts stay texts in the page's own font. Legends are the page's (report.html.j2), so no name is ever laid out here.
-What is plotted is decided in figures.py.
+texts stay texts in the page's own font. Legends are the page's (report.html.j2); names along an axis are laid out by
+plot_labels.py. What is plotted is decided in figures.py.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from rayrl.evaluation.plot_labels import FONT_PT, Labels, shortened, width_em
+
 NUM_COLOURS = 8
 MAX_POINTS = 300
 _SERIES = [f"#0000{index + 1:02x}" for index in range(NUM_COLOURS)]  # stand-ins, see _page_colours
@@ -32,10 +34,17 @@ _VARIABLES = {colour: f"var(--s{index})" for index, colour in enumerate(_SERIES)
 }
 _DASHES = ["-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5))]
 _ROUND = [1, 2, 2.5, 5, 10]
+_WIDE_IN, _NARROW_IN = 10.6, 5.2
+_EM_A_INCH = 72 / FONT_PT
+_RADAR_IN, _RIM_PAD_IN = 3.9, 0.16
+"""Height of a radar, and the distance of its names."""
+_BAR_NAMES, _RIM_EM, _SLANTED_EM = 0.45, 13.0, 15.0
+"""Longest names: of bars, a share of the picture; around a radar and at a slant, so many em."""
 _STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "rayrl",
-    "font.size": 8,
+    "font.size": FONT_PT,
+    "text.parse_math": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -169,16 +178,19 @@ Drawing = Plot | Bars | Radar
 
 def draw(plot: Drawing, prefix: str) -> Markup:
     """The plot as an `<svg>` element; `prefix` keeps its ids apart from those of the page's other plots."""
+    labels = Labels()
     with matplotlib.rc_context(_STYLE):
-        canvas = {Plot: _plot_canvas, Bars: _bars_canvas, Radar: _radar_canvas}[type(plot)](plot)  # type: ignore[operator]
-        canvas.tight_layout(pad=0.4)
+        way = {Plot: _plot_canvas, Bars: _bars_canvas, Radar: _radar_canvas}[type(plot)]
+        canvas = way(plot, labels)  # type: ignore[operator]
         out = io.StringIO()
         canvas.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    return Markup(_page_colours(out.getvalue(), plot.title, prefix))  # drawn here from numbers and our own titles
+    # drawn here from numbers, texts of our own, and names that both steps escape
+    return Markup(labels.put_in(_page_colours(out.getvalue(), plot.title, prefix)))
 
 
-def _bars_canvas(plot: Bars) -> Canvas:
-    canvas = Canvas(figsize=(10.6 if plot.wide else 5.2, 0.7 + 0.34 * len(plot.names)))
+def _bars_canvas(plot: Bars, labels: Labels) -> Canvas:
+    width_in = _WIDE_IN if plot.wide else _NARROW_IN
+    canvas = Canvas(figsize=(width_in, 0.7 + 0.34 * len(plot.names)))
     FigureCanvasSVG(canvas)
     axes = canvas.subplots()
     rows = np.arange(len(plot.names))[::-1]
@@ -190,18 +202,23 @@ def _bars_canvas(plot: Bars) -> Canvas:
             if value >= 0.06:
                 axes.text(left + value / 2, row, f"{value:.0%}", ha="center", va="center", color=_ON_BAR)
         base = base + values
-    axes.set_yticks(rows, plot.names)
+    axes.set_yticks(rows, labels.stand_ins(plot.names, _BAR_NAMES * width_in * _EM_A_INCH))
     axes.set_xlim(0, 1)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(False)
+    canvas.tight_layout(pad=0.4)
     return canvas
 
 
-def _radar_canvas(plot: Radar) -> Canvas:
-    canvas = Canvas(figsize=(5.2, 3.9))
+def _radar_canvas(plot: Radar, labels: Labels) -> Canvas:
+    canvas = Canvas(figsize=(_NARROW_IN, _RADAR_IN))
     FigureCanvasSVG(canvas)
-    axes: Any = canvas.add_subplot(projection="polar")
     angles = np.linspace(0, 2 * np.pi, len(plot.axes), endpoint=False)
+    sides = np.sin(angles).round(6)
+    names = [shortened(name, _RIM_EM) for name in plot.axes]
+    radius_in = _radius_in([width_em(name) / _EM_A_INCH for name in names], sides)
+    width, height = radius_in / _NARROW_IN, radius_in / _RADAR_IN
+    axes: Any = canvas.add_axes((0.5 - width, 0.5 - height, 2 * width, 2 * height), projection="polar")
     closed = np.append(angles, angles[0])
     for index, (_, values) in enumerate(plot.series):
         line = np.append(values, values[0])
@@ -209,31 +226,51 @@ def _radar_canvas(plot: Radar) -> Canvas:
         axes.plot(closed, line, color=_SERIES[index % NUM_COLOURS], linewidth=1.6, linestyle=style)
     axes.set_theta_offset(np.pi / 2)
     axes.set_theta_direction(-1)
-    axes.set_xticks(angles, plot.axes)
-    axes.set_ylim(plot.low, plot.high)
+    axes.set_xticks(angles, labels.stand_ins(plot.axes, _RIM_EM))
+    for label, side in zip(axes.get_xticklabels(), sides, strict=True):  # away from the rim
+        label.set_horizontalalignment("left" if side > 0 else "right" if side < 0 else "center")
+    axes.tick_params(axis="x", pad=1)
+    axes.set_ylim(plot.low, plot.high if plot.high > plot.low else plot.low + 1)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.grid(True, color=_GRID)
     axes.spines["polar"].set_color(_GRID)
     return canvas
 
 
-def _plot_canvas(plot: Plot) -> Canvas:
+def _radius_in(widths_in: Sequence[float], sides: Sequence[float]) -> float:
+    """The largest circle beside which all names fit. `sides`: sine of each name's angle from the top."""
+    room = [
+        (_NARROW_IN / 2 - width - _RIM_PAD_IN) / abs(side) for width, side in zip(widths_in, sides, strict=True) if side
+    ]
+    return min(_RADAR_IN / 2 - 2 * _RIM_PAD_IN, *room)
+
+
+def _plot_canvas(plot: Plot, labels: Labels) -> Canvas:
     panels = [panel for panel in plot.panels if panel.series]
     height = 3.3 if len(panels) > 1 or plot.tall else 2.3
-    canvas = Canvas(figsize=(10.6 if plot.wide else 5.2, height))
+    width_in = _WIDE_IN if plot.wide else _NARROW_IN
+    canvas = Canvas(figsize=(width_in, height))
     FigureCanvasSVG(canvas)
     grid = canvas.subplots(len(panels), 1, sharex=True, squeeze=False)
     for axes, panel in zip(grid[:, 0], panels, strict=True):
         _draw_panel(axes, panel, plot.names)
     grid[-1, 0].set_xlabel(plot.x_label or "training steps")
     if plot.x_names:
-        grid[-1, 0].set_xticks(range(len(plot.x_names)), plot.x_names)
+        _name_steps(grid[-1, 0], plot.x_names, 0.85 * width_in * _EM_A_INCH / len(plot.x_names), labels)
         if all(series.points for panel in panels for series in panel.series):
             grid[-1, 0].set_xlim(-0.5, len(plot.x_names) - 0.5)
     else:
         grid[-1, 0].xaxis.set_major_locator(MaxNLocator(8, integer=plot.x_label is None, steps=_ROUND))
     canvas.align_ylabels()
+    canvas.tight_layout(pad=0.4)
     return canvas
+
+
+def _name_steps(axes: Axes, names: Sequence[str], room_em: float, labels: Labels) -> None:
+    """Names of 0, 1, 2 ...: at a slant where one doesn't fit between its neighbours."""
+    fits = all(width_em(name) <= room_em - 1 for name in names)
+    slant: dict[str, Any] = {} if fits else {"rotation": 20, "ha": "right", "rotation_mode": "anchor"}
+    axes.set_xticks(range(len(names)), labels.stand_ins(names, max(room_em, _SLANTED_EM)), **slant)
 
 
 def _draw_panel(axes: Axes, panel: Panel, names: list[str]) -> None:

@@ -24,9 +24,8 @@ from rayrl.judge.budget import BudgetExceeded
 from rayrl.judge.parse import CUT, without_thoughts
 from rayrl.judge.service import ModelService
 from rayrl.models.engine import load_engine
-from rayrl.placement import thread_env
-from rayrl.stages.pool import Pool, answers
-from rayrl.stages.sample_engines import EngineSettings, shard_seed
+from rayrl.stages.pool import answers
+from rayrl.stages.sample_engines import EngineSettings, engine_pool, shard_seed
 from rayrl.types import Message, PromptRow
 
 _TASK = pa.schema([("number", pa.int64()), ("seed", pa.int64()), ("cases", pa.string())])
@@ -79,15 +78,7 @@ def consult_in_pool(
         part = json.dumps([asdict(case) for case in cases[start : start + batch_size]])
         row = {"number": number, "seed": shard_seed(seed, number), "cases": part}
         tasks[number] = pa.Table.from_pylist([row], schema=_TASK)
-    rollout = engines.rollout
-    pool = Pool(
-        name="an engine",
-        size=rollout.engines,
-        cpus=rollout.cpus_per_engine,
-        gpus=rollout.gpus_per_engine * rollout.tensor_parallel,
-        start_timeout_s=start_timeout_s,
-        env=thread_env(rollout.threads, rollout.cpus_per_engine),
-    )
+    pool = engine_pool(engines.rollout, start_timeout_s)
     arguments = (engines, chat_template, patient, rounds, system)
     for answer in answers(tasks, ConsultationWorker, arguments, pool):
         yield [Dialogue(**one) for one in json.loads(answer["dialogues"])]

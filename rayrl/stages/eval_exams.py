@@ -21,9 +21,9 @@ from rayrl.evaluation.exam_prompts import ChoiceText, chat_choice, choose, encod
 from rayrl.evaluation.extract import extract
 from rayrl.models.builtin import resolve_model
 from rayrl.models.choices import ChoiceScorer
-from rayrl.placement import thread_env
 from rayrl.stages.eval_sets import ExamSet
-from rayrl.stages.pool import Pool, answers
+from rayrl.stages.pool import answers
+from rayrl.stages.sample_engines import engine_pool
 from rayrl.types import ExamItem, Message
 
 _TASK = pa.schema([("number", pa.int64()), ("texts", pa.string())])
@@ -114,16 +114,8 @@ def _score(
         texts = json.dumps([asdict(text) for _, text in part])
         tasks[number] = pa.Table.from_pylist([{"number": number, "texts": texts}], schema=_TASK)
         keys[number] = [key for key, _ in part]
-    rollout = config.rollout
-    pool = Pool(
-        name="a scorer",
-        size=rollout.engines,
-        cpus=rollout.cpus_per_engine,
-        gpus=rollout.gpus_per_engine,
-        start_timeout_s=config.ray.start_timeout_s,
-        env=thread_env(rollout.threads, rollout.cpus_per_engine),
-    )
-    arguments = (path, pad_id, rollout, chat_template)
+    pool = engine_pool(config.rollout, config.ray.start_timeout_s, "a scorer")
+    arguments = (path, pad_id, config.rollout, chat_template)
     for answer in answers(tasks, ChoiceWorker, arguments, pool):
         yield [
             Answer(key, None, logprobs=logprobs or None, reason=None if logprobs else TOO_LONG)

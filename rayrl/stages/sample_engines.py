@@ -100,14 +100,18 @@ def answer_shards(
         )
         for shard in shards
     }
-    rollout = settings.rollout
-    pool = Pool(
-        name="an engine",
+    pool = engine_pool(settings.rollout, start_timeout_s)
+    for answer in answers(tasks, EngineWorker, (settings, num_samples), pool):
+        yield Answered(**answer)
+
+
+def engine_pool(rollout: RolloutConfig, start_timeout_s: float, name: str = "an engine") -> Pool:
+    """The workers that a configuration of engines asks for."""
+    return Pool(
+        name=name,
         size=rollout.engines,
         cpus=rollout.cpus_per_engine,
         gpus=rollout.gpus_per_engine * rollout.tensor_parallel,
         start_timeout_s=start_timeout_s,
         env=thread_env(rollout.threads, rollout.cpus_per_engine),
     )
-    for answer in answers(tasks, EngineWorker, (settings, num_samples), pool):
-        yield Answered(**answer)
