@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import random
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -344,6 +345,56 @@ def _check(items: list[ExamItem]) -> None:
         assert item.question.strip() and all(text.strip() for text in item.options.values())
         json.dumps(vars(item), ensure_ascii=False).encode()
     split_hash(items)
+
+
+# The project's own exams
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_built_in_exams(language: str) -> None:
+    read = read_exam(f"exam-{language}", name="own")
+    items = read.items
+    assert read.rejected == [] and len(items) == 80
+    _check(items)
+    assert Counter(item.type for item in items) == {"single": 50, "multiple": 12, "matched": 9, "case": 9}
+    assert {item.language for item in items} == {language}
+    assert {item.exam for item in items} == {"physician", "pharmacist"}
+    assert Counter(item.year for item in items) == {"2024": 40, "2025": 40}
+    for item in items:
+        assert item.multiple == (item.type == "multiple") == (len(item.answer) > 1) and len(item.answer) <= 4
+        assert len(item.options) == 5 or (language == "en" and item.type == "single" and len(item.options) == 4)
+    assert len({"".join(filter(str.isalnum, item.question.lower())) for item in items}) == 80
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_keys_of_built_in_exams_show_neither_in_letters_nor_in_lengths(language: str) -> None:
+    singles = [item for item in read_exam(f"exam-{language}", name="own").items if item.type == "single"]
+    assert set(Counter(item.answer for item in singles).values()) == {10}
+    for extreme in (min, max):  # what guessing one of the longest options, or of the shortest ones, gets right
+        right = 0.0
+        for item in singles:
+            size = extreme(map(len, item.options.values()))
+            guesses = [letter for letter, text in item.options.items() if len(text) == size]
+            right += (item.answer in guesses) / len(guesses)
+        assert right / len(singles) < 0.25
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_groups_of_built_in_exams_share_their_options_or_their_case(language: str) -> None:
+    groups: dict[str, list[ExamItem]] = {}
+    for item in read_exam(f"exam-{language}", name="own").items:
+        assert (item.group is None) == (item.type in ("single", "multiple"))
+        if item.group is not None:
+            groups.setdefault(item.group, []).append(item)
+    assert len(groups) == 6
+    for items in groups.values():
+        assert len(items) == 3 and len({item.type for item in items}) == 1
+        if items[0].type == "matched":
+            assert items[0].options == items[1].options == items[2].options
+            assert len({item.answer for item in items}) == 3
+        else:  # the case stands before each question
+            cases, asked = zip(*(item.question.split("\n") for item in items), strict=True)
+            assert len(set(cases)) == 1 and len(set(asked)) == 3
 
 
 # Splits

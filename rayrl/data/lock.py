@@ -14,14 +14,17 @@ LOCK = ".lock"
 
 
 @contextlib.contextmanager
-def only_run(folder: Path) -> Iterator[None]:
-    """Makes the folder and keeps other runs out of it. Raises UserError where one is in."""
+def only_run(folder: Path, setting: str = "output_dir") -> Iterator[None]:
+    """Makes the folder and keeps other runs out of it. Raises UserError where one is in.
+
+    `setting`: the configuration's name of it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UserError(
-                f"output_dir {folder} is in use by another run: wait for its end, or set another output_dir"
+                f"{setting} {folder} is in use by another run: wait for its end, or set another {setting}"
             ) from None
         yield

@@ -14,10 +14,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from rayrl.data.lock import only_run
 from rayrl.tracking.rows import append_rows, open_rows, read_rows
@@ -54,32 +55,29 @@ class AnswerStore:
     """One model's answers under one set of settings. Use as a context; another process has to wait for its end."""
 
     def __init__(self, root: Path, name: str, settings: Mapping[str, Any]) -> None:
-        """`name`: a readable part of the folder's name. Raises UserError where another run has it open."""
+        """`name`: a readable part of the folder's name. Entering raises UserError where another run has it open."""
         key = question_key(settings)[:16]
         known = sorted(root.glob(f"*-{key}")) if root.is_dir() else []
         self.folder = known[0] if known else root / f"{name}-{key}"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f"{SETTINGS}.draft"
-        draft.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(draft, self.folder / SETTINGS)
-        self._file: Any = None
+        self._settings = settings
+        self._file: TextIO
         self._known: dict[str, Answer] = {}
 
     def __enter__(self) -> Self:
-        self._lock = only_run(self.folder)
-        self._lock.__enter__()
-        path = self.folder / ANSWERS
-        rows = read_rows(path)
-        _mend(path)
-        self._known = {row["key"]: Answer(**row) for row in rows}
-        self._file = open_rows(path, "a")
+        with ExitStack() as stack:
+            stack.enter_context(only_run(self.folder, "answers"))
+            self._write_settings()
+            path = self.folder / ANSWERS
+            _mend(path)
+            self._known = {row["key"]: Answer(**row) for row in read_rows(path)}
+            self._file = stack.enter_context(open_rows(path, "a"))
+            self._open = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        self._file.close()
-        self._lock.__exit__(kind, error, where)
+        self._open.__exit__(kind, error, where)
 
     def get(self, key: str) -> Answer | None:
         """The answer, where there is one."""
@@ -94,6 +92,12 @@ class AnswerStore:
         rows = [{k: v for k, v in asdict(one).items() if v is not None or k == "text"} for one in answers]
         append_rows(self._file, rows)
         self._known |= {one.key: one for one in answers}
+
+    def _write_settings(self) -> None:
+        text = json.dumps(self._settings, indent=2, ensure_ascii=False) + "\n"
+        draft = self.folder / f"{SETTINGS}.draft"
+        draft.write_text(text, encoding="utf-8", errors="backslashreplace")
+        os.replace(draft, self.folder / SETTINGS)
 
 
 def _mend(path: Path) -> None:

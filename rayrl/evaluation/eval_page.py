@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from rayrl.evaluation.compare_report import Run, loss_plots
 from rayrl.evaluation.consultation import transcript
+from rayrl.evaluation.exam_numbers import MEANS
 from rayrl.evaluation.numbers import ALL, Number
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.plots import Bars, Drawing, Panel, Plot, Radar, Series
@@ -28,12 +29,13 @@ def eval_page(
     sections: list[tuple[str, Sequence[Drawing]]] = [("Figures", figures)] if figures else []
     if runs:
         sections.append(("Training", loss_plots(runs)))
+    sets = dict.fromkeys(n.set for n in numbers if n.set != MEANS and n.section != "judge check")
     return Page(
         kind="evaluation",
         headline=text,
         detail=detail,
         tone=tone,
-        facts=[("Models", ", ".join(models)), ("Sets", ", ".join(dict.fromkeys(n.set for n in numbers)))],
+        facts=[("Models", ", ".join(models)), ("Sets", ", ".join(sets))],
         tables=tables,
         sections=sections,
         figures_first=True,
@@ -46,7 +48,8 @@ def headline(models: Sequence[str], numbers: Sequence[Number]) -> tuple[str, str
     rates = [n for n in numbers if n.section in ("pairwise", "experts") and n.split == ALL and n.measure == "win rate"]
     if rates:
         first = rates[0]
-        low, high = first.low or 0.0, first.high or 1.0
+        low = 0.0 if first.low is None else first.low
+        high = 1.0 if first.high is None else first.high
         winner, _, other = first.model.partition(" against ")
         detail = f"Win rate {first.text} over {first.n} questions of {first.set}; a tie counts half."
         if low > 0.5:
@@ -85,7 +88,8 @@ def _bars(title: str, note: str, numbers: Sequence[Number], name: str) -> Bars:
     names = list(dict.fromkeys(getattr(n, name) for n in numbers))
     shares = {(getattr(n, name), n.measure): n.mean for n in numbers}
     parts = [(part, colour, [shares.get((one, part), 0.0) for one in names]) for part, colour in _PARTS.items()]
-    return Bars(title, note, [one.partition(": ")[2] or one for one in names], parts)
+    shown = [one.partition(": ")[2] if name == "split" else one for one in names]
+    return Bars(title, note, shown, parts)
 
 
 def _exam_plot(numbers: Sequence[Number]) -> list[Drawing]:
@@ -97,8 +101,9 @@ def _exam_plot(numbers: Sequence[Number]) -> list[Drawing]:
     series = []
     for i, model in enumerate(models):
         of_model = [n for n in own if n.model == model]
-        x = [sets.index(n.set) + 0.12 * (i - (len(models) - 1) / 2) for n in of_model]
-        low, high = [n.low or n.mean for n in of_model], [n.high or n.mean for n in of_model]
+        x = [sets.index(n.set) + min(0.12, 0.8 / len(models)) * (i - (len(models) - 1) / 2) for n in of_model]
+        low = [n.mean if n.low is None else n.low for n in of_model]
+        high = [n.mean if n.high is None else n.high for n in of_model]
         series.append(Series(model, x, [n.mean for n in of_model], low, high, points=True))
     note = "Share of questions answered right, with 95% intervals."
     return [Plot("Exams", note, [Panel("right", series, percent=True)], wide=True, x_label="exam", x_names=sets)]

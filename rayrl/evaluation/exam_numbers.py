@@ -3,7 +3,8 @@
 Accuracy counts a question as wrong where the answer names no choice, and says beside it how many those are
 ("unmatched", and "unanswered" where there was no answer at all): neither is ever taken for a letter. HuatuoGPT-II's
 averages are unweighted over exams; both means are given, unweighted and weighted by questions. Questions of one case or
-matched group aren't independent: where there are such groups, intervals resample groups; else they are Wilson's.
+matched group aren't independent: where there are such groups, intervals resample groups; else they are Wilson's. Where
+all groups are alike, resampling would give no width: then it is Wilson's for as many questions as there are groups.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 import numpy as np
 
 from rayrl.evaluation.bootstrap import bootstrap, ratio
 from rayrl.evaluation.numbers import ALL, Number
-from rayrl.evaluation.statistics import Estimate, proportion_interval
+from rayrl.evaluation.statistics import Estimate, proportion_interval, wilson
 from rayrl.types import ExamItem
 
 MEANS = "mean over exams"
@@ -54,7 +54,7 @@ def exam_numbers(answers: Sequence[ExamAnswer], seed: int, resamples: int) -> It
         for model in models:
             by_set = [[one for one in answers if (one.set, one.model) == (name, model)] for name in sets]
             if all(by_set):
-                yield Number.of("exams", MEANS, ALL, model, "unweighted", _unweighted(by_set), "share")
+                yield Number.of("exams", MEANS, ALL, model, "unweighted", _unweighted(by_set, seed, resamples), "share")
                 whole = [one for of_set in by_set for one in of_set]
                 yield Number.of("exams", MEANS, ALL, model, "by questions", accuracy(whole, seed, resamples), "share")
 
@@ -70,7 +70,10 @@ def accuracy(answers: Sequence[ExamAnswer], seed: int, resamples: int) -> Estima
         return proportion_interval(sum(one.right for one in answers), len(answers))
     values = np.array(list(groups.values()), dtype=np.float64)
     (found,) = bootstrap(values, lambda sums: ratio(sums[:, :1], sums[:, 1:]), seed=seed, resamples=resamples)
-    return Estimate(found.mean, found.low, found.high, len(answers))
+    low, high = found.low, found.high
+    if low == high and len(groups) > 1:
+        low, high = wilson(found.mean, len(groups))
+    return Estimate(found.mean, low, high, len(answers))
 
 
 def _of_set(set_name: str, model: str, own: Sequence[ExamAnswer], seed: int, resamples: int) -> Iterator[Number]:
@@ -98,10 +101,16 @@ def _of_set(set_name: str, model: str, own: Sequence[ExamAnswer], seed: int, res
             yield Number.of("exams", set_name, f"{label}: {part}", model, "accuracy", estimate, "share")
 
 
-def _unweighted(sets: Sequence[Sequence[ExamAnswer]]) -> Estimate:
-    """The mean of the exams' accuracies; its interval is normal, from each exam's own variance."""
-    shares = [(sum(one.right for one in own) / len(own), len(own)) for own in sets]
-    mean = sum(share for share, _ in shares) / len(shares)
-    variance = sum(share * (1 - share) / n for share, n in shares) / len(shares) ** 2
-    half = NormalDist().inv_cdf(0.975) * math.sqrt(variance)
-    return Estimate(mean, max(0.0, mean - half), min(1.0, mean + half), len(shares))
+def _unweighted(sets: Sequence[Sequence[ExamAnswer]], seed: int, resamples: int) -> Estimate:
+    """The mean of the exams' accuracies.
+
+    Its interval comes from theirs: the distances to their ends add up in squares (Zou and Donner 2008, Statistics in
+    Medicine 27), which keeps a width where every answer is right. None where an exam has none.
+    """
+    found = [accuracy(own, seed, resamples) for own in sets]
+    mean = sum(one.mean for one in found) / len(found)
+    below = [one.mean - one.low for one in found if one.low is not None]
+    above = [one.high - one.mean for one in found if one.high is not None]
+    if len(below) < len(found) or len(above) < len(found):
+        return Estimate(mean, None, None, len(found))
+    return Estimate(mean, mean - math.hypot(*below) / len(found), mean + math.hypot(*above) / len(found), len(found))

@@ -9,16 +9,16 @@ evaluation by four physicians.
 from __future__ import annotations
 
 import csv
-import io
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 from rayrl.data.readers.rows import Rejected
 from rayrl.errors import UserError
+from rayrl.evaluation.csv_rows import read_csv
 from rayrl.evaluation.pairwise import Match, Outcome, opposite
 from rayrl.feedback.agreement import cohen_kappa
 
@@ -40,18 +40,16 @@ class Choices:
 
 def read_choices(name: str, path: str) -> Choices:
     """The choices of a file. Raises UserError where it can't be read or lacks a column."""
-    file = Path(path).expanduser()
     try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"experts {name!r}: {path} can't be read as UTF-8: {error}") from error
-    reader = csv.DictReader(io.StringIO(text))
-    missing = [column for column in _COLUMNS if column not in (reader.fieldnames or [])]
+        table = read_csv(path)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"experts {name!r}: {path} can't be read as CSV in UTF-8: {error}") from error
+    missing = [column for column in _COLUMNS if column not in table.columns]
     if missing:
         raise UserError(f"experts {name!r}: {path} has no column {missing[0]!r}; it needs {', '.join(_COLUMNS)}")
     matches: dict[tuple[str, ...], Match] = {}
     rejected: list[Rejected] = []
-    for row in reader:
+    for line, row in table.rows:
         found = _match(name, row)
         if isinstance(found, Match):
             key = (found.rater, found.item, found.model_a, found.model_b)
@@ -59,7 +57,7 @@ def read_choices(name: str, path: str) -> Choices:
                 matches[key] = found
                 continue
             found = f"{found.rater} has chosen for {found.item!r} before"
-        rejected.append(Rejected(path, reader.line_num, found))
+        rejected.append(Rejected(path, line, found))
     return Choices(list(matches.values()), rejected)
 
 
@@ -96,13 +94,12 @@ def expert_agreement(matches: Sequence[Match]) -> list[dict[str, Any]]:
     return table
 
 
-def _match(name: str, row: dict[str, Any]) -> Match | str:
+def _match(name: str, values: Mapping[str, str]) -> Match | str:
     """The row's match, or why it can't be used."""
-    values = {key: value.strip() for key, value in row.items() if key is not None and isinstance(value, str)}
-    empty = [column for column in _COLUMNS if not values.get(column)]
+    empty = [column for column in _COLUMNS if not values[column]]
     if empty:
         return f"{empty[0]} is empty"
-    outcome = _CHOICES.get(values["choice"].casefold())
+    outcome = _CHOICES.get(unicodedata.normalize("NFKC", values["choice"]).casefold())  # full width: Ａ, １
     if outcome is None:
         return f"choice is {values['choice'][:40]!r}, expected a, tie or b"
     one, other = values["model_a"], values["model_b"]

@@ -97,7 +97,7 @@ def _format(value: float, unit: Unit) -> str:
     if unit == "points":
         return f"{100 * value:+.1f} pp".replace("-", "−")
     if unit == "number":
-        return f"{value:,.0f}" if value == round(value) else f"{value:,.1f}"
+        return (f"{value:,.0f}" if value == round(value) else f"{value:,.1f}").replace("-", "−")
     if unit == "probability":
         return "<0.001" if value < 0.001 else f"{value:.3f}"
     return f"{value:.3f}".replace("-", "−")

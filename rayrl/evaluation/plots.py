@@ -8,6 +8,7 @@ plot_labels.py. What is plotted is decided in figures.py.
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +39,7 @@ _WIDE_IN, _NARROW_IN = 10.6, 5.2
 _EM_A_INCH = 72 / FONT_PT
 _RADAR_IN, _RIM_PAD_IN = 3.9, 0.16
 """Height of a radar, and the distance of its names."""
-_BAR_NAMES, _RIM_EM, _SLANTED_EM = 0.45, 13.0, 15.0
+_BAR_NAMES, _RIM_EM, _SLANTED_EM = 0.45, 11.0, 15.0
 """Longest names: of bars, a share of the picture; around a radar and at a slant, so many em."""
 _STYLE = {
     "svg.fonttype": "none",
@@ -214,7 +215,7 @@ def _radar_canvas(plot: Radar, labels: Labels) -> Canvas:
     canvas = Canvas(figsize=(_NARROW_IN, _RADAR_IN))
     FigureCanvasSVG(canvas)
     angles = np.linspace(0, 2 * np.pi, len(plot.axes), endpoint=False)
-    sides = np.sin(angles).round(6)
+    sides = [round(math.sin(angle), 6) for angle in angles]
     names = [shortened(name, _RIM_EM) for name in plot.axes]
     radius_in = _radius_in([width_em(name) / _EM_A_INCH for name in names], sides)
     width, height = radius_in / _NARROW_IN, radius_in / _RADAR_IN

@@ -166,7 +166,7 @@ def _asking(set_name: str, model: str, records: Sequence[Answered]) -> Iterator[
 
 def _about(records: Sequence[Answered], missing: bool) -> list[Answered]:
     """Those whose question says whether something is missing, and it is (or isn't)."""
-    told = [one for one in records if "missing_info" in one.row.fields]
+    told = [one for one in records if isinstance(one.row.fields.get("missing_info"), list)]
     return [one for one in told if bool(one.row.fields["missing_info"]) is missing]
 
 

@@ -17,8 +17,13 @@ from rayrl.evaluation.stage_report import Table
 _LATEX = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
-    "−": "$-$", "–": "--", "±": r"$\pm$", "\n": " ",
+    "−": "$-$", "–": "--", "±": r"$\pm$", "[": "{[}", "*": "{*}",
 }  # fmt: skip
+"""A bracket or star would belong to the command before it, which ends the row above."""
+_NUMBER = r"[-+−]?[\d.,]+\s?(%|pp)?"
+_PLAIN = re.compile(rf"{_NUMBER}( \({_NUMBER} to {_NUMBER}\))?")
+_LONGEST = 200
+"""Bytes of a file's name."""
 
 
 def write_tables(folder: Path, tables: Sequence[Table]) -> None:
@@ -37,15 +42,15 @@ def write_tables(folder: Path, tables: Sequence[Table]) -> None:
 def file_name(title: str) -> str:
     """Example: "Exams: by year (CMB)" -> "exams-by-year-cmb" """
     plain = unicodedata.normalize("NFKC", title).casefold()
-    return re.sub(r"[^\w]+", "-", plain).strip("-") or "table"
+    name = re.sub(r"[^\w]+", "-", plain).encode()[:_LONGEST].decode(errors="ignore")
+    return name.strip("-") or "table"
 
 
 def to_csv(table: Table) -> str:
     """Header and rows; a cell that a spreadsheet would run as a formula gets an apostrophe in front."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(table.header)
-    writer.writerows([[_no_formula(cell) for cell in row] for row in table.rows])
+    writer.writerows([[_plain(cell) for cell in row] for row in (table.header, *table.rows)])
     return out.getvalue()
 
 
@@ -73,9 +78,12 @@ def _latex_row(cells: Sequence[str]) -> str:
 
 
 def _latex(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    line = " ".join(text.split())
+    plain = "".join(letter for letter in line if unicodedata.category(letter) not in ("Cc", "Cs"))
+    return "".join(_LATEX.get(letter, letter) for letter in plain)
 
 
-def _no_formula(cell: str) -> str:
-    number = re.fullmatch(r"[-+−]?[\d.,]+\s?(%|pp)?", cell)
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t") and not number else cell
+def _plain(cell: str) -> str:
+    cell = cell.replace("\r\n", "\n").replace("\r", "\n")  # Python's writer doesn't quote a lone one
+    first = unicodedata.normalize("NFKC", cell[:1])  # some spreadsheets take full-width signs too
+    return f"'{cell}" if first in ("=", "+", "-", "@", "\t", "\n") and not _PLAIN.fullmatch(cell) else cell

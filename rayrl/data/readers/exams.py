@@ -79,7 +79,7 @@ class _Place:
 def read_exam(
     path: str, *, name: str, encoding: Encoding = "auto", cop_base: int | None = None, max_chars: int = 100_000
 ) -> ExamRead:
-    """Read an exam's file, folder or saved data set: JSONL, JSON, CSV, TSV, Parquet.
+    """Read an exam's file, folder, saved data set or built-in set (`exam-en`): JSONL, JSON, CSV, TSV, Parquet.
 
     `cop_base`: the number of MedMCQA's first option, 0 or 1; by default each file's numbers say it. Raises UserError
     where there is nothing at the path, or nothing that can be opened. Bad rows never raise.
