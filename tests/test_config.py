@@ -110,6 +110,8 @@ def test_unknown_key_in_file_names_path_file_and_nearest(tmp_path: Path, text: s
         ("steps=[", "steps on the command line: '[' isn't valid YAML (line 1:"),
         ("steps=-1", "steps must be greater than 0, got -1 (on the command line)"),
         ("rollout.backend=vlm", "rollout.backend must be 'vllm' or 'hf', got 'vlm' (on the command line)"),
+        ("rollout.temperature=0", "rollout: PPO learns from its own samples' log-probabilities"),
+        ("rollout.repetition_penalty=1.1", "rollout: PPO learns from its own samples' log-probabilities"),
         ("policy.ranks=3", "critic.ranks: must equal policy.ranks (3), got 1 (in "),
         ("rewards.0.kind=model", "rewards.0: reward 'questions' of kind 'model' needs 'model'"),
     ],

@@ -104,7 +104,7 @@ def test_groups_that_are_all_alike_still_have_a_width(shares: list[tuple[int, in
 
 
 def test_one_group_alone_has_no_interval() -> None:
-    assert accuracy(grouped([(2, 3)]), 0, 100) == Estimate(pytest.approx(2 / 3), None, None, 3)
+    assert accuracy(grouped([(2, 3)]), 0, 100) == Estimate(2 / 3, None, None, 3)
 
 
 def test_parts_by_exam_year_and_type() -> None:

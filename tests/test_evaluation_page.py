@@ -193,7 +193,14 @@ def measured(tmp_path: Path, drawings: list[Drawing]) -> dict[str, Any]:
 @pytest.mark.browser
 def test_a_browser_cuts_no_name_off(tmp_path: Path) -> None:
     chinese = ["消化内科与肝胆胰疾病诊疗", "专业性与准确性", "安全性", "信息量与回答完整程度", "人文关怀"]
-    drawings = [bars(LONG), bars(LONG, wide=False), bars(chinese), radar(LONG), radar(chinese), radar(["安全性"] * 9)]
+    drawings: list[Drawing] = [
+        bars(LONG),
+        bars(LONG, wide=False),
+        bars(chinese),
+        radar(LONG),
+        radar(chinese),
+        radar(["安全性"] * 9),
+    ]
     drawings += [exams(["CMB", "CMExam", "国家医师资格考试"]), exams([*LONG, *chinese]), exams(LONG[:1])]
     found = measured(tmp_path, drawings)
     assert found["seen"] > 100

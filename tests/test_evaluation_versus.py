@@ -124,7 +124,8 @@ def matches(*outcomes: Outcome | None) -> list[Match]:
 
 def test_metrics_of_a_training_run_by_hand() -> None:
     """Six wins, two ties, two losses: 0.7; test_evaluation_pairwise.py has the interval worked by hand."""
-    found = win_metrics(matches(*["a"] * 6, *["tie"] * 2, *["b"] * 2, None, None))
+    outcomes: list[Outcome | None] = ["a", "a", "a", "a", "a", "a", "tie", "tie", "b", "b", None, None]
+    found = win_metrics(matches(*outcomes))
     low, high = wilson(0.7, 10 * 0.21 / 0.16)
     assert found == pytest.approx(
         {

@@ -133,3 +133,26 @@ def test_a_bucket_outside_an_update_is_an_error() -> None:
 
 def test_it_says_what_it_is() -> None:
     assert "generate" in make_engine(resolve_model("tiny-random")).describe()["engine"]
+
+
+@torch.no_grad()
+def test_at_temperature_0_every_token_is_the_likeliest_whatever_the_seed() -> None:
+    path = resolve_model("tiny-random")
+    engine = make_engine(path, end_token_ids=[], temperature=0.0, max_new_tokens=5)
+    first, again = (engine.generate(PROMPTS, 1, seed=seed) for seed in (1, 2))
+    model = load_causal_lm(path, "fp32")
+    for prompt, (one,), (other,) in zip(PROMPTS, first, again, strict=True):
+        ids = prompt.tolist()
+        for _ in range(5):
+            ids.append(int(model(torch.tensor([ids])).logits[0, -1].argmax()))
+        assert one.token_ids_T.tolist() == other.token_ids_T.tolist() == ids[len(prompt) :]
+
+
+def test_a_repetition_penalty_makes_tokens_that_were_there_rarer() -> None:
+    path = resolve_model("tiny-random")
+    repeated = []
+    for penalty in (0.3, 1.0, 5.0):  # below 1 it rewards them
+        engine = make_engine(path, [], temperature=0.0, max_new_tokens=10, repetition_penalty=penalty)
+        answers = [one.token_ids_T.tolist() for (one,) in engine.generate(PROMPTS, 1, seed=0)]
+        repeated.append(sum(len(ids) - len(set(ids)) for ids in answers))
+    assert repeated[0] > repeated[2] and repeated[0] >= repeated[1] >= repeated[2]
