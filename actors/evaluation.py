@@ -9,7 +9,7 @@ from pathlib import Path
 from actors.generation import Generation
 from actors.scoring import Scoring
 from rayrl.config.ppo import EvaluationConfig
-from rayrl.errors import RunError
+from rayrl.errors import RunError, UserError
 from rayrl.evaluation.statistics import Estimate, by_prompt, mean_interval
 from rayrl.evaluation.versus import Contest, decide, win_metrics
 from rayrl.rewards.questions import asks_question
@@ -116,7 +116,7 @@ class HeldOut:
         ]
         try:
             return win_metrics(decide(config, contests))
-        except RunError as error:  # a judge that is away is no reason to stop training
+        except (RunError, UserError) as error:  # a judge that is away is no reason to stop training
             logger.warning("held-out answers weren't compared with those before training: %s", error)
             return {}
 

@@ -40,6 +40,7 @@ from rayrl.algorithms.kl import make_controller
 from rayrl.config.load import dump, load
 from rayrl.config.ppo import PPOConfig, RewardEntry
 from rayrl.data.lock import only_run
+from rayrl.evaluation import versus
 from rayrl.learners.shard import accumulation_steps
 from rayrl.placement import has_own_reference, reward_role, role_specs
 from rayrl.rewards.mixture import Mixture
@@ -58,6 +59,7 @@ def main(config_path: str) -> None:
     store = CheckpointStore(folder, config.checkpoint.keep_last, config.checkpoint.keep_best)
     last, inputs, console = store.latest(), None, Console()
     if last is None or last[0] < config.steps:
+        versus.check(config.evaluation.wins)
         _check_devices(config)
         check_same_data(folder)
         inputs = read_inputs(config)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import threading
@@ -22,6 +23,7 @@ from cluster.session import connect
 from rayrl import cli
 from rayrl.evaluation.numbers import Number, read_numbers
 from rayrl.judge.local_server import local_endpoint
+from rayrl.models.builtin import resolve_model
 from rayrl.tracking.rows import read_rows
 from rayrl.types import Message
 
@@ -293,6 +295,88 @@ def test_an_endpoint_that_is_dead_isn_t_taken_for_wrong_answers(
         path = config(tmp_path, models, {kind: chosen})
         assert cli.main(["eval", str(path)]) == 1
         assert "max_unanswered_fraction" in capsys.readouterr().err
+
+
+def test_a_judge_that_falls_silent_in_the_middle_leaves_nothing_finished(
+    tmp_path: Path, sets: dict[str, Any], shared_ray: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    count, lock = 0, threading.Lock()
+
+    def dies_after_five(texts: dict[str, str]) -> Any:
+        nonlocal count
+        with lock:
+            count += 1
+            if count > 5:
+                raise OSError("the judge is dead")
+        return {side: {"accuracy": 7 + (side == "A"), "conciseness": 5} for side in "AB"}
+
+    with local_endpoint(Doctor(), "doctor") as url, HostileServer(score=dies_after_five) as judge:
+        models = [{"name": "one", "model": "tiny-random"}, endpoint_model("doctor", url, tmp_path)]
+        judging = {
+            "endpoint": judge.url, "model": "test-judge", "cache": str(tmp_path / "judge.sqlite"), "concurrency": 1,
+            "max_retries": 0, "criteria": [{"name": "accuracy"}, {"name": "conciseness"}],
+        }  # fmt: skip
+        path = config(
+            tmp_path, models, {"questions": sets["questions"]}, pairwise={"judge": judging, "criteria": "own"}
+        )
+        assert cli.main(["eval", str(path)]) == 1
+        assert "the judge gave no verdict on" in capsys.readouterr().err and not (tmp_path / "out").exists()
+        count = -1000
+        assert cli.main(["eval", str(path)]) == 0
+        assert judge.settled().repeated() == 0 and judge.outcomes()["ok"] == 2 * len(ROWS)
+
+
+def test_two_servers_that_call_their_models_alike_keep_their_own_answers(tmp_path: Path, shared_ray: str) -> None:
+    questions = {"questions": [{"name": "knees", "path": write_rows(tmp_path / "questions.jsonl", ROWS)}]}
+    first, second = (local_endpoint(lambda _, word=word: word, "model") for word in ("Rest.", "Walk."))  # type: ignore[misc]
+    with first as one, second as other:
+        cache = str(tmp_path / "shared.sqlite")
+        models = [
+            {"name": name, "endpoint": {"endpoint": url, "model": "default", "cache": cache}}
+            for name, url in (("rests", one), ("walks", other))
+        ]
+        path = config(tmp_path, models, questions)
+        assert cli.main(["eval", str(path)]) == 0
+    texts = {(row["model"], row["text"]) for row in read_rows(tmp_path / "out" / "answers.jsonl")}
+    assert texts == {("rests", "Rest."), ("walks", "Walk.")}
+
+
+def test_a_base_model_needs_no_chat_template_for_log_probabilities(
+    tmp_path: Path, sets: dict[str, Any], shared_ray: str
+) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(resolve_model("tiny-random"), base)
+    for file in base.glob("*.jinja"):
+        file.unlink()
+    settings = json.loads((base / "tokenizer_config.json").read_text())
+    settings.pop("chat_template", None)
+    (base / "tokenizer_config.json").write_text(json.dumps(settings))
+    several = {**EXAM[0], "id": "several", "answer": "AC", "multiple": True, "type": "multiple"}
+    exam = write_rows(tmp_path / "base.jsonl", [*EXAM, several])
+    path = config(
+        tmp_path, [{"name": "base", "model": str(base)}],
+        {"exams": [{"name": "plain", "path": exam, "mode": "letters", "chat": False}]},
+    )  # fmt: skip
+    assert cli.main(["eval", str(path)]) == 0
+    chosen = {row["id"]: row["chosen"] for row in read_rows(tmp_path / "out" / "exams.jsonl")}
+    assert len(chosen) == 7 and all(chosen.values())
+
+
+def test_a_row_without_an_output_isnt_answered_by_its_reference(tmp_path: Path, shared_ray: str) -> None:
+    rows = [{"id": f"r{i}", "question": f"Question {i}?", "answer": f"GOLD {i}"} for i in range(4)]
+    outputs = [{**row, "model_output": None if i == 0 else f"said {i}"} for i, row in enumerate(rows)]
+    questions = {
+        "questions": [
+            {
+                "name": "gold", "path": write_rows(tmp_path / "gold.jsonl", rows),
+                "outputs": {"M": write_rows(tmp_path / "outputs.jsonl", outputs)},
+            }
+        ]
+    }  # fmt: skip
+    path = config(tmp_path, [{"name": "m", "published": "M"}], questions, max_unanswered_fraction=0.3)
+    assert cli.main(["eval", str(path)]) == 0
+    texts = [row["text"] for row in read_rows(tmp_path / "out" / "answers.jsonl")]
+    assert texts == [None, "said 1", "said 2", "said 3"]
 
 
 def test_published_answers_in_rows_and_in_files_of_their_own(

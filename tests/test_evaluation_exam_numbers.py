@@ -29,7 +29,7 @@ def some(right: int, n: int, set_name: str = "cmb", model: str = "sft", **more: 
 
 
 def by_key(answers: list[ExamAnswer]) -> dict[tuple[str, str, str, str], Number]:
-    numbers = list(exam_numbers(answers, 0, 300))
+    numbers = [number for number in exam_numbers(answers, 0, 300) if number.section == "exams"]
     found = {(number.set, number.split, number.model, number.measure): number for number in numbers}
     assert len(found) == len(numbers)
     assert {(number.section, number.unit) for number in numbers} <= {("exams", "share")}
@@ -152,6 +152,15 @@ def test_a_model_that_lacks_an_exam_has_no_mean() -> None:
     numbers = by_key([*some(3, 4), *some(1, 4, "cmexam"), *some(2, 4, model="ppo")])
     assert {key[2] for key in numbers if key[0] == MEANS} == {"sft"}
     assert numbers["cmb", "all", "ppo", "accuracy"].mean == 0.5
+
+
+def test_models_are_compared_question_by_question() -> None:
+    """ppo is right on 0, 1, 2 and sft on 0 and 3 of four questions: +1 and +1 and -1 in three, so +25 points."""
+    sft = [answer(i, "A" if i in (0, 3) else "B") for i in range(4)]
+    ppo = [answer(i, "A" if i < 3 else "B", model="ppo") for i in range(4)]
+    (number,) = [one for one in exam_numbers([*sft, *ppo], 0, 10) if one.section == "differences"]
+    assert (number.model, number.measure, number.mean, number.n) == ("ppo against sft", "accuracy", 0.25, 4)
+    assert number.low is not None and number.high is not None and number.low < 0 < number.high
 
 
 def test_one_exam_has_no_mean_and_none_has_no_numbers() -> None:

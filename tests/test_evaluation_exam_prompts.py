@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rayrl.data.chat import load_tokenizer
-from rayrl.evaluation.exam_prompts import chat_choice, choose, encode, free_answer, plain_choice
+from rayrl.evaluation.exam_prompts import ChoiceText, chat_choice, choose, encode, free_answer, plain_choice
 from rayrl.models.builtin import resolve_model
 from rayrl.types import ExamItem
 
@@ -76,10 +76,19 @@ def test_texts_continue_a_question_without_options() -> None:
 
 def test_every_combination_where_several_may_be_right() -> None:
     text = plain_choice(SIGNS)
-    assert text.texts == text.answers == ("A", "B", "C", "AB", "AC", "BC", "ABC")
-    assert plain_choice(SIGNS, mode="texts").texts[3:5] == ("发热；流涕", "发热；骨折")
+    assert text.answers == ("A", "B", "C", "AB", "AC", "BC", "ABC")
+    assert text.texts == tuple(f"{letters}\n" for letters in text.answers)  # "A" alone begins "AB" too
+    assert plain_choice(SIGNS, mode="texts").texts[3:5] == ("发热；流涕\n", "发热；骨折\n")
     five = ExamItem("4", "?", dict.fromkeys("ABCDE", "x"), "AE", multiple=True)
     assert len(plain_choice(five).texts) == 31
+
+
+def test_in_chat_a_combination_ends_with_the_end_of_the_turn(tokenizer: Any) -> None:
+    text = chat_choice(SIGNS, tokenizer)
+    assert text.texts == tuple(f"{letters}<|im_end|>" for letters in text.answers)
+    question = encode(tokenizer, text)
+    (end,) = {int(ids[-1]) for ids in question.continuations}
+    assert tokenizer.convert_ids_to_tokens(end) == "<|im_end|>"
 
 
 def test_chat_puts_the_question_into_the_template(tokenizer: Any) -> None:
@@ -128,8 +137,6 @@ class Merging:
 
 
 def test_special_tokens_and_a_continuation_that_merges() -> None:
-    from rayrl.evaluation.exam_prompts import ChoiceText
-
     question = encode(Merging(), ChoiceText("see a", " ", ("cd", "eee"), ("A", "B"), True))
     assert question.prompt_ids_P.tolist() == [1, 3, 1]
     assert [ids.tolist() for ids in question.continuations] == [[2], [3]]

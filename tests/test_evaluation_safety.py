@@ -33,11 +33,11 @@ from rayrl.evaluation.safety import (
     SafetyFinding,
     SafetyRow,
     assess,
+    flag_table,
     flagged_rows,
     read_safety,
     safety_row,
     safety_shares,
-    safety_tables,
 )
 from rayrl.types import PromptRow
 
@@ -222,13 +222,13 @@ def test_shares_are_by_prompt_and_by_expectation_only() -> None:
 
 
 def test_tables_have_no_row_over_all_expectations() -> None:
-    shares, reasons = safety_tables(findings())
-    assert shares.rows[0][:4] == ["old", "urgent", "2", "3"] and shares.rows[0][4].startswith("25% (")
-    assert [cells[:2] for cells in shares.rows] == [["old", "urgent"], ["new", "urgent"], ["new", "answer"]]
-    assert all(len(cells) == len(shares.header) for cells in shares.rows)
+    shares = safety_shares(findings())
+    assert [(one.model, one.expect) for one in shares] == [("old", "urgent"), ("new", "urgent"), ("new", "answer")]
+    assert (shares[0].as_expected.n, shares[0].answers, shares[0].as_expected.mean) == (2, 3, 0.25)
+    reasons = flag_table(findings(), "Why")
     assert reasons.rows == [["old", "urgent", "2", "no emergency advice"]]
     assert all(len(cells) == len(reasons.header) for cells in reasons.rows)
-    assert [table.rows for table in safety_tables({})] == [[], []]
+    assert flag_table({}, "Why").rows == [] and safety_shares({}) == []
 
 
 def test_what_the_rules_cant_tell_counts_as_not_as_expected() -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from rayrl.config.feedback import RubricConfig
+from rayrl.config.judge import JudgeConfig
 from rayrl.errors import UserError
 from rayrl.feedback.pairs import Pair
 from rayrl.feedback.rubric import Rubric
+from rayrl.feedback.rubric_server import judge_prompt
+from rayrl.judge.prompts import pair_messages
 from rayrl.types import Message, Origin, PromptRow
 
 USER: Message = {"role": "user", "content": "My knee hurts."}
@@ -48,3 +53,20 @@ def test_a_prompt_that_a_rule_cant_score_is_set_aside_with_its_reason() -> None:
 def test_unknown_rules_are_the_users_error() -> None:
     with pytest.raises(UserError, match="did you mean 'repetition'"):
         Rubric(RubricConfig.model_validate({"rules": [{"rule": "repetitoin"}]}))
+
+
+def test_consultations_are_scored_by_what_the_doctor_says() -> None:
+    """The one that asks and names the diagnosis beats the one that only advises, whatever the patient says."""
+    case = PromptRow("c", [{"role": "user", "content": "I have pain under the ribs after fat meals."}], "Gallstones")
+    asks = "Patient: It hurts under my ribs.\n\nDoctor: Since when does it hurt?\n\nPatient: A week.\n\n"
+    asks += "Doctor: These may be gallstones. Please have an ultrasound made this week."
+    advises = "Patient: It hurts under my ribs. Could it be gallstones? Since when?\n\nDoctor: Rest and drink water."
+    config = JudgeConfig().with_criteria(("diagnosis", "inquiry", "fluency"))
+    for first, second, better in ((asks, advises, "A"), (advises, asks, "B")):
+        scores = json.loads(judge_prompt(pair_messages(case, first, second, config, subject="consultation")))
+        worse = "B" if better == "A" else "A"
+        assert scores[better]["inquiry"] > scores[worse]["inquiry"] == 1.0
+        assert scores[better]["diagnosis"] > scores[worse]["diagnosis"] == 1.0
+    silent = "Patient: It hurts."
+    scores = json.loads(judge_prompt(pair_messages(case, silent, asks, config, subject="consultation")))
+    assert set(scores["A"].values()) == {1.0}

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayrl.evaluation.statistics import (
+    Estimate,
     by_prompt,
     mean_interval,
     paired_difference,
+    paired_share_difference,
     proportion_interval,
     student_t_cdf,
     student_t_quantile,
@@ -125,3 +127,29 @@ def test_wilson_interval_holds_its_share_and_stays_inside(n: int, share: float) 
 def test_a_share_above_one_is_refused() -> None:
     with pytest.raises(ValueError, match="3 of 2"):
         proportion_interval(3, 2)
+
+
+def paired(both: int, after_only: int, before_only: int, neither: int) -> Estimate:
+    """The paired difference of shares from the four counts."""
+    pairs = [(True, True)] * both + [(True, False)] * after_only + [(False, True)] * before_only
+    pairs += [(False, False)] * neither
+    before = {str(i): was for i, (_, was) in enumerate(pairs)}
+    return paired_share_difference(before, {str(i): now for i, (now, _) in enumerate(pairs)})
+
+
+def test_a_paired_difference_of_shares_is_newcombes() -> None:
+    """His own example (1998, table II, method 10): 36, 12, 2 and 0 of 50."""
+    found = paired(36, 12, 2, 0)
+    assert (found.mean, found.low, found.high, found.n) == pytest.approx((0.2, 0.0569, 0.3404, 50), abs=5e-5)
+
+
+@pytest.mark.parametrize("counts", [(54, 0, 0, 0), (0, 0, 0, 30), (0, 4, 0, 0), (0, 0, 6, 0), (0, 5, 0, 1)])
+def test_it_has_a_width_and_stays_inside_its_range_at_the_extremes(counts: tuple[int, int, int, int]) -> None:
+    found = paired(*counts)
+    assert found.low is not None and found.high is not None
+    assert -1 <= found.low <= found.mean <= found.high <= 1 and found.high - found.low > 0.05
+
+
+def test_a_paired_difference_needs_shared_prompts() -> None:
+    with pytest.raises(ValueError, match="no prompt is in both"):
+        paired_share_difference({"a": True}, {"b": True})

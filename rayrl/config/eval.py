@@ -32,12 +32,18 @@ LOCAL_PATIENT = "local-patient"
 """The endpoint that the stage starts itself: a patient of a few rules."""
 
 
+class ModelEndpointConfig(EndpointConfig):
+    """A model to evaluate behind an endpoint. Two servers may call different models by one name."""
+
+    of_this_address: ClassVar[bool] = True
+
+
 class EvalModelConfig(Strict):
     """One model to evaluate: a checkpoint, a model behind an endpoint, or answers that are there already."""
 
     name: str = Field(pattern=_NAME, description="What tables call it.")
     model: str | None = Field(None, min_length=1, description="Checkpoint folder, hub name or built-in model.")
-    endpoint: EndpointConfig | None = Field(
+    endpoint: ModelEndpointConfig | None = Field(
         None, description="A model behind an OpenAI-compatible endpoint; its own temperature and max_tokens hold."
     )
     published: str | None = Field(
@@ -45,6 +51,7 @@ class EvalModelConfig(Strict):
     )
     chat_template: str | None = Field(None, description="Jinja chat template, for tokenizers without one of their own.")
     system_prompt: str | None = Field(None, description="In place of the run's `system_prompt`; an empty one is none.")
+    rollout: RolloutConfig | None = Field(None, description="A checkpoint's own engines and decoding.")
     runs: list[str] = Field(
         [], description="Folders of the `rayrl sft` runs that made it, in order, whose loss curves are drawn."
     )
@@ -102,6 +109,9 @@ class ExamConfig(Strict):
     shots: int = Field(0, ge=0, description="Solved questions put before each one.")
     shots_path: str | None = Field(None, description="Where they are from; by default the set itself, other groups.")
     num: PositiveInt | None = Field(None, description="So many questions, drawn by the seed; by default all.")
+    cop_base: Literal[0, 1] | None = Field(
+        None, description="MedMCQA: the number of the first option, where the file doesn't tell."
+    )
 
 
 class ConsultationSetConfig(Strict):
@@ -129,6 +139,12 @@ class PatientConfig(EndpointConfig):
     )
     model: str = Field("patient", min_length=1, description="The model's name there.")
     local: ClassVar[tuple[str, ...]] = (LOCAL_PATIENT,)
+
+    @model_validator(mode="after")
+    def _named(self) -> PatientConfig:
+        if self.endpoint not in self.local and "model" not in self.model_fields_set:
+            raise ValueError(f"patient.model: name the model at {self.endpoint} that plays the patient")
+        return self
 
 
 class SafetySetConfig(Strict):
@@ -196,7 +212,9 @@ class EvalConfig(CommandConfig):
         "runs/answers", min_length=1, description="Folder of answers, which evaluations share: none is made twice."
     )
     models: list[EvalModelConfig] = Field(min_length=1, description="What is evaluated; the first is the baseline.")
-    system_prompt: str | None = Field(None, description="Put before questions, safety requests and consultations.")
+    system_prompt: str | None = Field(
+        None, description="Put before everything that a model is asked (`chat: false` exams apart)."
+    )
     rollout: RolloutConfig = Field(
         default_factory=lambda: RolloutConfig(max_prompt_tokens=1536, max_new_tokens=512, temperature=0.0),
         description="How checkpoints answer.",
@@ -236,6 +254,10 @@ class EvalConfig(CommandConfig):
     def sets(self) -> list[AnySetConfig]:
         """All sets, of whatever kind."""
         return [*self.questions, *self.exams, *self.consultations, *self.safety, *self.experts]
+
+    def rollout_of(self, model: EvalModelConfig) -> RolloutConfig:
+        """How a checkpoint answers."""
+        return model.rollout if model.rollout is not None else self.rollout
 
     def system_of(self, model: EvalModelConfig) -> str | None:
         """The system prompt that a model is given; None where it gets none."""

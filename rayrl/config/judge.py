@@ -139,6 +139,8 @@ class EndpointConfig(Strict):
 
     local: ClassVar[tuple[str, ...]] = ()
     """Names of endpoints that a stage serves itself."""
+    of_this_address: ClassVar[bool] = False
+    """Whether cached answers are this address' alone; a judge is its model, wherever that is served."""
 
     endpoint: str = Field(description="Base URL of the endpoint (https://HOST/v1).")
     model: str = Field(min_length=1, description="The model's name there.")

@@ -113,11 +113,21 @@ def end_token_ids(tokenizer: Any, generation_config: Any | None = None) -> tuple
     configured = None if generation_config is None else generation_config.eos_token_id
     if configured is not None:
         ends.update([configured] if isinstance(configured, int) else configured)
+    ends.update(_closing(tokenizer)[:1])
+    return tuple(sorted(ends))
+
+
+def turn_end(tokenizer: Any) -> str:
+    """The special token with which the chat template closes the assistant's turn; a line break where it has none."""
+    closing = _closing(tokenizer)
+    return str(tokenizer.convert_ids_to_tokens(closing[0])) if closing else "\n"
+
+
+def _closing(tokenizer: Any) -> list[int]:
+    """Special tokens behind the assistant's answer."""
     tail = _render(tokenizer, answered=True).rpartition(_PROBE)[2]
     special = set(tokenizer.convert_tokens_to_ids(special_tokens(tokenizer)))
-    closing = [token for token in tokenizer.encode(tail, add_special_tokens=False) if token in special]
-    ends.update(closing[:1])
-    return tuple(sorted(ends))
+    return [token for token in tokenizer.encode(tail, add_special_tokens=False) if token in special]
 
 
 def checkpoint_end_token_ids(tokenizer: Any, path: str) -> tuple[int, ...]:

@@ -93,8 +93,10 @@ def _tables(evaluations: Sequence[Evaluation]) -> list[Table]:
 
 
 def _row(key: _Key, cells: dict[str, Number], evaluations: Sequence[Evaluation]) -> list[str]:
-    told = [cells[one.name] for one in evaluations if one.name in cells]
-    unit = "points" if told[0].unit == "share" else told[0].unit
-    change = Number("", "", "", "", "", told[-1].mean - told[0].mean, None, None, 0, unit)
     texts = [cells[one.name].text if one.name in cells else "" for one in evaluations]
+    first, last = cells.get(evaluations[0].name), cells.get(evaluations[-1].name)
+    if first is None or last is None or first.unit == "probability":
+        return [", ".join(key), *texts, ""]
+    unit = "points" if first.unit == "share" else first.unit
+    change = Number("", "", "", "", "", last.mean - first.mean, None, None, 0, unit)
     return [", ".join(key), *texts, change.shown]

@@ -22,6 +22,8 @@ from rayrl.types import Message
 
 Ask = Callable[[list[list[Message]]], list[str | None]]
 """Answers to a batch of requests, in their order; None where there is none."""
+Ended = Literal["goodbye", "rounds", "silent", "failed"]
+"""By the patient; by their number; by a doctor who said nothing; by a call that brought nothing."""
 CASE = "CASE"
 """The label of the fence around the case; a patient that is a program finds the case by it."""
 
@@ -73,7 +75,7 @@ class Dialogue:
 
     case_id: str
     messages: list[Message]
-    ended: Literal["goodbye", "rounds", "failed"]
+    ended: Ended
     reason: str | None = None
     """Why it failed."""
 
@@ -83,7 +85,7 @@ class _Talk:
     case: Case
     language: Language
     messages: list[Message] = field(default_factory=list)
-    ended: Literal["goodbye", "rounds", "failed"] | None = None
+    ended: Ended | None = None
     reason: str | None = None
 
     def fail(self, reason: str) -> None:
@@ -176,7 +178,7 @@ def _doctor_speaks(talk: _Talk, text: str | None, number: int) -> None:
     if text is None:
         talk.fail(f"no answer from the doctor's model in round {number}")
     elif not text.strip():
-        talk.fail(f"the doctor said nothing in round {number}")
+        talk.ended = "silent"
     else:
         talk.messages.append(Message(role="assistant", content=text.strip()))
 

@@ -90,6 +90,12 @@ def consultation_numbers(talks: Sequence[Talk], seed: int, resamples: int) -> It
 def safety_numbers(answers: Sequence[SafetyAnswer]) -> Iterator[Number]:
     """By set, what is due, and model: the share that is as expected and the answers to be read. Never one number."""
     for set_name in dict.fromkeys(one.set for one in answers):
+        for model in dict.fromkeys(one.model for one in answers if one.set == set_name):
+            own = [one for one in answers if (one.set, one.model) == (set_name, model)]
+            missing = sum(one.finding is None for one in own)
+            if missing:
+                estimate = proportion_interval(missing, len(own))
+                yield Number.of("safety", set_name, "all requests", model, "unanswered", estimate, "share")
         for share in safety_shares(findings_of(answers, set_name)):
             split = f"due: {share.expect}"
             yield Number.of("safety", set_name, split, share.model, "as expected", share.as_expected, "share")

@@ -21,9 +21,14 @@ _PARTS = {"wins": 0, "ties": 7, "losses": 1}
 
 
 def eval_page(
-    models: Sequence[str], numbers: Sequence[Number], tables: Sequence[Table], records: Records, runs: Sequence[Run]
+    models: Sequence[str],
+    numbers: Sequence[Number],
+    tables: Sequence[Table],
+    records: Records,
+    runs: Sequence[Run],
+    facts: Sequence[tuple[str, str]] = (),
 ) -> Page:
-    """The page of an evaluation."""
+    """The page of an evaluation. `facts`: how it was made: judge, patient, decoding."""
     text, detail, tone = headline(models, numbers)
     figures = [*_win_bars(numbers), *_exam_plot(numbers), *_radars(numbers)]
     sections: list[tuple[str, Sequence[Drawing]]] = [("Figures", figures)] if figures else []
@@ -35,7 +40,7 @@ def eval_page(
         headline=text,
         detail=detail,
         tone=tone,
-        facts=[("Models", ", ".join(models)), ("Sets", ", ".join(sets))],
+        facts=[("Models", ", ".join(models)), ("Sets", ", ".join(sets)), *facts],
         tables=tables,
         sections=sections,
         figures_first=True,

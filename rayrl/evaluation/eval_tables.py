@@ -67,7 +67,8 @@ def _wins(section: str, numbers: Sequence[Number]) -> Iterator[Table]:
             for pair in pairs:
                 of_pair = [number for number in parts if number.model == pair]
                 title = f"{who} by {kind}: {set_name}" + (f", {pair}" if len(pairs) > 1 else "")
-                yield _table(title, f"{pair}. {_WINS}", kind, of_pair, "split", "measure")
+                rule = " On a criterion, whoever scores higher in both orders wins." if kind == "criterion" else ""
+                yield _table(title, f"{pair}. {_WINS}{rule}", kind, of_pair, "split", "measure")
 
 
 def _exams(numbers: Sequence[Number]) -> Iterator[Table]:

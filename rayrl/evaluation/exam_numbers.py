@@ -17,7 +17,7 @@ import numpy as np
 
 from rayrl.evaluation.bootstrap import bootstrap, ratio
 from rayrl.evaluation.numbers import ALL, Number
-from rayrl.evaluation.statistics import Estimate, proportion_interval, wilson
+from rayrl.evaluation.statistics import Estimate, paired_share_difference, proportion_interval, wilson
 from rayrl.types import ExamItem
 
 MEANS = "mean over exams"
@@ -34,6 +34,8 @@ class ExamAnswer:
     """Letters, ascending; None where there is no choice."""
     answered: bool = True
     """False where the model gave no answer, or the question doesn't fit it."""
+    text: str | None = None
+    """What the choice was read from."""
 
     @property
     def right(self) -> bool:
@@ -50,6 +52,7 @@ def exam_numbers(answers: Sequence[ExamAnswer], seed: int, resamples: int) -> It
             own = [one for one in answers if (one.set, one.model) == (set_name, model)]
             if own:
                 yield from _of_set(set_name, model, own, seed, resamples)
+        yield from _differences(set_name, list(models), answers)
     if len(sets) > 1:
         for model in models:
             by_set = [[one for one in answers if (one.set, one.model) == (name, model)] for name in sets]
@@ -63,7 +66,8 @@ def accuracy(answers: Sequence[ExamAnswer], seed: int, resamples: int) -> Estima
     """Share of questions answered right."""
     groups: dict[str, list[int]] = {}
     for one in answers:
-        counts = groups.setdefault(f"group {one.item.group}" if one.item.group else f"item {one.item.id}", [0, 0])
+        own = f"group {one.item.group}" if one.item.group else f"item {one.item.id}"
+        counts = groups.setdefault(f"{one.set}/{one.item.exam}/{own}", [0, 0])
         counts[0] += one.right
         counts[1] += 1
     if len(groups) == len(answers):
@@ -99,6 +103,19 @@ def _of_set(set_name: str, model: str, own: Sequence[ExamAnswer], seed: int, res
             of_part = [one for one in own if key(one.item) == part]
             estimate = accuracy(of_part, seed, resamples)
             yield Number.of("exams", set_name, f"{label}: {part}", model, "accuracy", estimate, "share")
+
+
+def _differences(set_name: str, models: Sequence[str], answers: Sequence[ExamAnswer]) -> Iterator[Number]:
+    """Each model's accuracy less the first one's, question by question."""
+    right: dict[str, dict[str, bool]] = {model: {} for model in models}
+    for one in answers:
+        if one.set == set_name:
+            right[one.model][one.item.id] = one.right
+    first = next((model for model in models if right[model]), None)
+    for model in models:
+        if first is not None and model != first and right[model].keys() & right[first].keys():
+            estimate = paired_share_difference(right[first], right[model])
+            yield Number.of("differences", set_name, ALL, f"{model} against {first}", "accuracy", estimate, "points")
 
 
 def _unweighted(sets: Sequence[Sequence[ExamAnswer]], seed: int, resamples: int) -> Estimate:

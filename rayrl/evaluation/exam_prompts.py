@@ -15,7 +15,8 @@ the script) or tokens.
 
 Where several options may be right, no answer follows from options one by one: every combination of letters (31 of five
 options) is a continuation, "ACD", and the likeliest is the answer; in mode `texts`, the texts with semicolons between
-them. The sum favours short combinations; divided by length, long ones have a chance.
+them. Each ends with what would end the answer (a line break, or the token that closes the assistant's turn), since "A"
+alone begins "ACD" too and so is always the likelier.
 
 Tokens are split where lm-evaluation-harness splits them (`encode`), so that predictions can be compared with its own.
 Not here: the model (models/choices.py), reading answers, what a score means. A text that spells a special token is for
@@ -31,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from rayrl.data.chat import turn_end
 from rayrl.types import ExamItem, Message
 
 if TYPE_CHECKING:  # brings torch, which text doesn't need
@@ -109,7 +111,8 @@ def _asked(item: ExamItem) -> str:
 def plain_choice(item: ExamItem, examples: Sequence[ExamItem] = (), mode: Mode = "letters") -> ChoiceText:
     """The question as plain text, answered examples before it."""
     answered = [f"{_put(one, mode)}{_SPACE[one.language]}{_right(one, mode)}\n\n" for one in examples]
-    return ChoiceText("".join(answered) + _put(item, mode), _SPACE[item.language], *_options(item, mode), True)
+    context = "".join(answered) + _put(item, mode)
+    return ChoiceText(context, _SPACE[item.language], *_options(item, mode, "\n"), True)
 
 
 def _put(item: ExamItem, mode: Mode) -> str:
@@ -131,7 +134,7 @@ def chat_choice(
         messages.append(Message(role="assistant", content=_right(example, mode)))
     messages.append(Message(role="user", content=_turn(item, mode)))
     context = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return ChoiceText(str(context), "", *_options(item, mode), False)
+    return ChoiceText(str(context), "", *_options(item, mode, turn_end(tokenizer)), False)
 
 
 def _turn(item: ExamItem, mode: Mode) -> str:
@@ -144,12 +147,12 @@ def _with_options(item: ExamItem) -> str:
     return "\n".join([item.question.strip(), *(f"{letter}. {text.strip()}" for letter, text in item.options.items())])
 
 
-def _options(item: ExamItem, mode: Mode) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(texts, the letters that each means)."""
+def _options(item: ExamItem, mode: Mode, end: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(texts, the letters that each means). `end`: behind the texts where several options may be right."""
     letters = tuple(item.options)
     sizes = range(1, len(letters) + 1) if item.multiple else (1,)
     answers = tuple("".join(chosen) for size in sizes for chosen in combinations(letters, size))
-    return tuple(_text(item, answer, mode) for answer in answers), answers
+    return tuple(_text(item, answer, mode) + end * item.multiple for answer in answers), answers
 
 
 def _right(item: ExamItem, mode: Mode) -> str:

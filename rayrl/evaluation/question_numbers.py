@@ -6,7 +6,7 @@ Records in, Number out; nothing here asks a model.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Literal
@@ -18,7 +18,7 @@ from rayrl.evaluation.bootstrap import bootstrap_means
 from rayrl.evaluation.numbers import ALL, Number, Unit
 from rayrl.evaluation.pairwise import Match, rank, tally
 from rayrl.evaluation.scored import Agreement, Scored
-from rayrl.evaluation.statistics import Estimate, paired_difference, proportion_interval
+from rayrl.evaluation.statistics import Estimate, paired_difference, paired_share_difference, proportion_interval
 from rayrl.evaluation.text_metrics import MetricRow, measure
 from rayrl.rewards.questions import asks_question
 from rayrl.types import PromptRow
@@ -190,21 +190,18 @@ def _differences(
     set_name: str, before: Sequence[Answered], after: Sequence[Answered], first: str, name: str
 ) -> Iterator[Number]:
     """Paired differences of what every answer has by itself: whether it asks, and its length in characters."""
-    ways: list[tuple[str, Callable[[Answered], float], Unit, bool | None]] = [
-        ("asks", lambda one: float(asks_question(one.answer.text or "")), "points", None),
-        (ASKS_NEEDED, lambda one: float(asks_question(one.answer.text or "")), "points", True),
-        (ASKS_NOT_NEEDED, lambda one: float(asks_question(one.answer.text or "")), "points", False),
-        ("length-characters", lambda one: float(len("".join((one.answer.text or "").split()))), "number", None),
-    ]
-    for label, value, unit, missing in ways:
-        sides: list[Mapping[str, float]] = []
-        for records in (before, after):
-            own = [one for one in records if one.answer.text is not None]
-            own = own if missing is None else _about(own, missing)
-            sides.append({one.row.id: value(one) for one in own})
-        if any(item in sides[1] for item in sides[0]):
-            estimate = paired_difference(sides[0], sides[1])
-            yield Number.of("differences", set_name, ALL, f"{name} against {first}", label, estimate, unit)
+    pair = f"{name} against {first}"
+    told = [[one for one in records if one.answer.text is not None] for records in (before, after)]
+    for label, missing in (("asks", None), (ASKS_NEEDED, True), (ASKS_NOT_NEEDED, False)):
+        own = told if missing is None else [_about(records, missing) for records in told]
+        asking = [{one.row.id: asks_question(one.answer.text or "") for one in records} for records in own]
+        if any(item in asking[1] for item in asking[0]):
+            estimate = paired_share_difference(asking[0], asking[1])
+            yield Number.of("differences", set_name, ALL, pair, label, estimate, "points")
+    lengths = [{one.row.id: float(len("".join((one.answer.text or "").split()))) for one in own} for own in told]
+    if any(item in lengths[1] for item in lengths[0]):
+        estimate = paired_difference(lengths[0], lengths[1])
+        yield Number.of("differences", set_name, ALL, pair, "length-characters", estimate, "number")
 
 
 def _tallied(section: str, set_name: str, split: str, pair: str, outcomes: Sequence[str | None]) -> Iterator[Number]:

@@ -1,6 +1,6 @@
 """Safety questions: what an answer does with them by its form, and which answers a person must read.
 
-    read_safety -> SafetyRow; assess(answer, row) -> SafetyFinding; safety_tables, flagged_rows
+    read_safety -> SafetyRow; assess(answer, row) -> SafetyFinding; safety_shares, flag_table, flagged_rows
 
 A row says what is due: `refuse`, `admit` (what isn't known, or isn't so), `urgent` (emergency care now) or `answer` (it
 only sounds alarming). Rules find forms of speech, not medicine: a polite refusal may hide a dose, an emergency number
@@ -237,41 +237,12 @@ def safety_shares(findings: Mapping[str, Iterable[SafetyFinding]]) -> list[Safet
     return shares
 
 
-def safety_tables(findings: Mapping[str, Iterable[SafetyFinding]]) -> list[Table]:
-    """Shares by model and expectation, and what the flags say. There is no row over all expectations."""
-    kept = {model: list(found) for model, found in findings.items()}
-    rows = [
-        [one.model, one.expect, str(one.as_expected.n), str(one.answers), _interval(one.as_expected), str(one.flagged)]
-        for one in safety_shares(kept)
-    ]
-    counts = Counter(
-        (model, one.row.expect, flag.split(":")[0])
-        for model, found in kept.items()
-        for one in found
-        for flag in one.flags
-    )
-    reasons = [[model, expect, str(count), flag] for (model, expect, flag), count in counts.most_common()]
-    return [
-        Table(
-            "Safety questions",
-            "What is due: to refuse, to admit that it isn't known or isn't so, to send to emergency care, to answer. "
-            "Share of prompts whose answers have that form, with its 95% interval; flagged answers are for a person to "
-            "read. Form only: none of this shows that an answer is right.",
-            ["model", "expected", "prompts", "answers", "as expected", "flagged"],
-            rows,
-        ),
-        Table(
-            "Why answers are flagged",
-            "An answer may have several.",
-            ["model", "expected", "answers", "flag"],
-            reasons,
-            ends_in_words=True,
-        ),
-    ]
-
-
-def _interval(share: Estimate) -> str:
-    return f"{share.mean:.0%} ({share.low:.0%} to {share.high:.0%})"
+def flag_table(findings: Mapping[str, Iterable[SafetyFinding]], title: str) -> Table:
+    """How often each flag was set, by model and what was due."""
+    flags = [(model, one.row.expect, flag) for model, found in findings.items() for one in found for flag in one.flags]
+    counts = Counter((model, expect, flag.split(":")[0]) for model, expect, flag in flags)
+    rows = [[model, expect, str(count), flag] for (model, expect, flag), count in counts.most_common()]
+    return Table(title, "An answer may have several.", ["model", "due", "answers", "flag"], rows, ends_in_words=True)
 
 
 def flagged_rows(findings: Mapping[str, Iterable[SafetyFinding]]) -> list[dict[str, Any]]:

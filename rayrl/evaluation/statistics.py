@@ -9,6 +9,7 @@ Press et al., Numerical Recipes, 6.4), so that no further package is needed for 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from statistics import NormalDist, fmean, stdev
@@ -52,6 +53,31 @@ def paired_difference(before: Mapping[str, float], after: Mapping[str, float], c
     if not shared:
         raise ValueError("paired_difference: no prompt is in both evaluations; use the same held-out prompts")
     return mean_interval((after[prompt_id] - before[prompt_id] for prompt_id in shared), confidence)
+
+
+def paired_share_difference(before: Mapping[str, bool], after: Mapping[str, bool]) -> Estimate:
+    """after - before of two shares over the prompts that both have, with its 95% interval.
+
+    Newcombe's (1998, Statistics in Medicine 17, method 10): Wilson's intervals of both shares, put together with their
+    correlation. It stays inside -1..1 and has a width where no prompt, or every one, changes.
+    Raises ValueError where they share none.
+    """
+    shared = [prompt_id for prompt_id in before if prompt_id in after]
+    if not shared:
+        raise ValueError("paired_share_difference: no prompt is in both evaluations; use the same prompts")
+    n = len(shared)
+    counts = Counter((after[prompt_id], before[prompt_id]) for prompt_id in shared)
+    both, first, second, neither = (
+        counts[pair] for pair in ((True, True), (True, False), (False, True), (False, False))
+    )
+    p1, p2 = (both + first) / n, (both + second) / n
+    (l1, u1), (l2, u2) = wilson(p1, n), wilson(p2, n)
+    margins = (both + first) * (second + neither) * (both + second) * (first + neither)
+    product = both * neither - first * second
+    phi = 0.0 if not margins else (max(product - n / 2, 0) if product > 0 else product) / math.sqrt(margins)
+    low = math.sqrt(max(0.0, (p1 - l1) ** 2 - 2 * phi * (p1 - l1) * (u2 - p2) + (u2 - p2) ** 2))
+    high = math.sqrt(max(0.0, (u1 - p1) ** 2 - 2 * phi * (u1 - p1) * (p2 - l2) + (p2 - l2) ** 2))
+    return Estimate(p1 - p2, max(-1.0, p1 - p2 - low), min(1.0, p1 - p2 + high), n)
 
 
 def proportion_interval(successes: float, n: int, confidence: float = 0.95) -> Estimate:

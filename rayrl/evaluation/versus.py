@@ -70,6 +70,12 @@ def decide(config: VersusConfig, contests: Sequence[Contest]) -> list[Match]:
     return matches
 
 
+def check(config: VersusConfig | None) -> None:
+    """Raises UserError for rules or options that don't exist, before anything starts."""
+    if config is not None and config.rubric is not None:
+        Rubric(config.rubric)
+
+
 def win_metrics(matches: Sequence[Match]) -> dict[str, float]:
     """`eval/win_rate` of model a with its interval, and the shares, for a training run's row; {} without an outcome."""
     counts = tally(match.outcome for match in matches)
@@ -125,6 +131,7 @@ def _verdicts(config: VersusConfig, pairs: Sequence[Pair]) -> Mapping[str, Compa
         return {}
     if config.rubric is not None:
         rated = Rubric(config.rubric).rate(pairs)
+        require_some([row.reason if row.verdict == "set_aside" else None for row in rated], "no pair")
         return {pair.id: row for pair, row in zip(pairs, rated, strict=True)}
     assert config.asked is not None
     verdicts: dict[str, Comparison] = {}

@@ -99,7 +99,8 @@ class JudgeClient:
         """
         if any(_HALF_A_PAIR.search(message["content"]) for message in messages):
             raise CallFailed("the prompt holds characters that no encoding takes")
-        key = request_key(self._config.model, messages, self._settings())
+        address = {"endpoint": self._config.endpoint} if self._config.of_this_address else {}
+        key = request_key(self._config.model, messages, {**self._settings(), **address})
         flying = self._store.flying
         while (known := self._store.answer(key)) is None:
             own = key not in flying or flying[key] in self._mine

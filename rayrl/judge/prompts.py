@@ -18,6 +18,8 @@ from rayrl.types import Message, PromptRow
 PATIENT_TURN, DOCTOR_TURN = "EARLIER, PATIENT", "EARLIER, DOCTOR"
 QUESTION, REFERENCE = "PATIENT NOW", "REFERENCE ANSWER"
 ANSWER, ANSWER_A, ANSWER_B = "ANSWER", "ANSWER A", "ANSWER B"
+CASE, DIAGNOSIS = "CASE", "DIAGNOSIS"
+CONSULTATION_A, CONSULTATION_B = "CONSULTATION A", "CONSULTATION B"
 Subject = Literal["answer", "consultation"]
 """What is judged."""
 _FENCED = re.compile(
@@ -40,11 +42,11 @@ _MARKED = {
 _WHAT = {
     "en": {
         "answer": {1: "one answer to it", 2: "two answers to it, A and B"},
-        "consultation": {1: "one consultation about it", 2: "two consultations about it, A and B (each an answer)"},
+        "consultation": {1: "one consultation about it", 2: "two consultations about it, A and B"},
     },
     "zh": {
         "answer": {1: "一个回答", 2: "两个回答A和B"},
-        "consultation": {1: "一段问诊对话", 2: "两段问诊对话，记为回答A和B"},
+        "consultation": {1: "一段问诊对话", 2: "两段问诊对话A和B"},
     },
 }
 _ONLY_THE_DOCTOR = {
@@ -61,10 +63,22 @@ _TASK = {
     "zh": "请对{what}按下列每项标准评分，{low}分最差，{high}分最好：\n{criteria}\n\n"
     "{reference}只回复一个如下形式的JSON对象，不要写别的内容，每个N换成一个数字：\n{form}",
 }
-_SUBJECT = {"en": {1: "the answer", 2: "both answers"}, "zh": {1: "该回答", 2: "两个回答"}}
+_SUBJECT = {
+    "en": {
+        "answer": {1: "the answer", 2: "both answers"},
+        "consultation": {1: "the consultation", 2: "both consultations"},
+    },
+    "zh": {"answer": {1: "该回答", 2: "两个回答"}, "consultation": {1: "该对话", 2: "两段对话"}},
+}
 _MEASURE = {
-    "en": "The reference answer is a doctor's: take it as the measure of what this case needs.\n\n",
-    "zh": "参考回答由医生所写：请以它来衡量该病例需要什么。\n\n",
+    "en": {
+        "answer": "The reference answer is a doctor's: take it as the measure of what this case needs.\n\n",
+        "consultation": "The diagnosis is that of the doctor who saw this patient; neither consultation was told.\n\n",
+    },
+    "zh": {
+        "answer": "参考回答由医生所写：请以它来衡量该病例需要什么。\n\n",
+        "consultation": "诊断由接诊该患者的医生给出；两段对话中的医生事先都不知道。\n\n",
+    },
 }
 _AGAIN = {
     "en": "\n\n(Request {number}: the reply before this one could not be read. The JSON object alone, please.)",
@@ -80,7 +94,8 @@ def pair_messages(
     `attempt`: how often the reply was unreadable. `subject`: a consultation's prompt is the case, its answers are whole
     dialogues.
     """
-    return _messages(prompt, [(ANSWER_A, first), (ANSWER_B, second)], config, (1, 10), attempt, subject)
+    labels = (ANSWER_A, ANSWER_B) if subject == "answer" else (CONSULTATION_A, CONSULTATION_B)
+    return _messages(prompt, list(zip(labels, (first, second), strict=True)), config, (1, 10), attempt, subject)
 
 
 def answer_messages(
@@ -125,16 +140,16 @@ def _messages(
 ) -> list[Message]:
     language, count = language_of(prompt, config), len(answers)
     chinese = language == "zh"
-    material = [*_case(prompt), *answers]
+    material = [*(_case(prompt) if subject == "answer" else _case_card(prompt)), *answers]
     mark = _mark([text for _, text in material])
     criteria = criteria_for(prompt, config)
     scores = ", ".join(f'"{criterion.name}": N' for criterion in criteria)
     task = _TASK[language].format(
-        what=_SUBJECT[language][count],
+        what=_SUBJECT[language][subject][count],
         low=scale[0],
         high=scale[1],
         criteria="\n".join(f"- {criterion.name}: {criterion.text(chinese)}" for criterion in criteria),
-        reference=_MEASURE[language] if has_reference(prompt) else "",
+        reference=_MEASURE[language][subject] if has_reference(prompt) else "",
         form=f'{{"A": {{{scores}}}, "B": {{{scores}}}}}' if count == 2 else f"{{{scores}}}",
     )
     again = _AGAIN[language].format(number=attempt + 1) if attempt else ""
@@ -155,6 +170,12 @@ def _case(prompt: PromptRow) -> list[tuple[str, str]]:
     if has_reference(prompt):
         case.append((REFERENCE, str(prompt.reference)))
     return case
+
+
+def _case_card(prompt: PromptRow) -> list[tuple[str, str]]:
+    """What a patient was told to play, and what the real doctor found."""
+    card = [(CASE, prompt.messages[-1]["content"])]
+    return [*card, (DIAGNOSIS, str(prompt.reference))] if has_reference(prompt) else card
 
 
 def _mark(texts: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ from rayrl.data.prompts import REJECTED_FILE, write_rejected
 from rayrl.data.stage_folder import StageFolder
 from rayrl.errors import RunError
 from rayrl.evaluation.answers import Answer, AnswerStore, question_key
-from rayrl.evaluation.consultation import Dialogue, says_goodbye
+from rayrl.evaluation.consultation import Dialogue, Ended, patient_messages, says_goodbye
 from rayrl.evaluation.consultation_cases import Case
 from rayrl.evaluation.patient_server import served_patient
 from rayrl.evaluation.question_numbers import Answered
@@ -70,7 +70,7 @@ def main(config_path: str) -> None:
         if config.scored is not None:
             wanted = {one.name for one in config.questions if one.scored}
             told = [one for one in records.answers if one.set in wanted and one.answer.text is not None]
-            records.scores += score_answers(config.scored, told)
+            records.scores += score_answers(config.scored, told, config.max_unanswered_fraction)
     work = folder.begin()
     with only_run(work):
         (work / "config.yaml").write_text(dump(config), encoding="utf-8")
@@ -165,7 +165,15 @@ def _consult(
     system, patient = config.system_of(model), config.patient
     who = {key: getattr(patient, key) for key in ("model", "temperature", "max_tokens")}
     keys = {
-        case.id: question_key({"case": case.case, "rounds": cases.rounds, "patient": who, "system": system})
+        case.id: question_key(
+            # What the patient is sent first holds its case and its instructions.
+            {
+                "case": patient_messages(case, [], case.language),
+                "rounds": cases.rounds,
+                "patient": who,
+                "system": system,
+            }
+        )
         for case in cases.cases
     }
     missing = set(store.missing(keys.values()))
@@ -190,8 +198,8 @@ def _kept(key: str, dialogue: Dialogue) -> Answer:
 def _talk(case: Case, answer: Answer | None) -> Dialogue:
     if answer is None:
         return Dialogue(case.id, [], "failed", "the consultation was lost")
-    ended = "goodbye" if answer.reason == "goodbye" else "rounds"
-    return Dialogue(case.id, answer.dialogue or [], ended)  # type: ignore[arg-type]
+    endings: dict[str | None, Ended] = {"goodbye": "goodbye", "silent": "silent"}
+    return Dialogue(case.id, answer.dialogue or [], endings.get(answer.reason, "rounds"))
 
 
 def _published(model: EvalModelConfig, sets: Sets, records: Records) -> None:

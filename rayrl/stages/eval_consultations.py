@@ -43,7 +43,7 @@ class Speaker:
             replies = self.service.ask_batch(talks)
         except BudgetExceeded as error:
             raise RunError(f"{error}; raise the budget, and the same command goes on") from error
-        return [None if reply is None else without_thoughts(reply.removesuffix(CUT)) or None for reply in replies]
+        return [None if reply is None else without_thoughts(reply.removesuffix(CUT)) or "" for reply in replies]
 
 
 def consult_by_endpoint(
@@ -123,5 +123,5 @@ class ConsultationWorker:
             completions = self._engine.generate(list(prompts.values()), 1, seed)
             for i, (one,) in zip(prompts, completions, strict=True):
                 text = str(self._tokenizer.decode(one.token_ids_T, skip_special_tokens=True)).strip()
-                replies[i] = without_thoughts(text) or None
+                replies[i] = without_thoughts(text) or ""
         return replies

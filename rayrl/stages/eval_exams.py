@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from rayrl.config.eval import EvalConfig, EvalModelConfig
-from rayrl.config.parts import RolloutConfig
+from rayrl.config.parts import RayConfig, RolloutConfig
 from rayrl.data.chat import load_tokenizer, special_tokens
 from rayrl.data.stage_folder import fingerprint
 from rayrl.evaluation.answers import Answer, AnswerStore, question_key
@@ -20,8 +20,8 @@ from rayrl.evaluation.exam_numbers import ExamAnswer
 from rayrl.evaluation.exam_prompts import ChoiceText, chat_choice, choose, encode, free_answer, plain_choice
 from rayrl.evaluation.extract import extract
 from rayrl.models.builtin import resolve_model
-from rayrl.models.choices import ChoiceScorer
-from rayrl.stages.eval_sets import ExamSet
+from rayrl.models.choices import ChoiceQuestion, ChoiceScorer
+from rayrl.stages.eval_sets import ExamSet, examples_for
 from rayrl.stages.pool import answers
 from rayrl.stages.sample_engines import engine_pool
 from rayrl.types import ExamItem, Message
@@ -29,18 +29,8 @@ from rayrl.types import ExamItem, Message
 _TASK = pa.schema([("number", pa.int64()), ("texts", pa.string())])
 _AT_ONCE = 512
 """Questions a task: enough that lengths can be sorted, few enough that a cut run loses little."""
-_MAX_BATCH_TOKENS = 8192
+_MAX_BATCH_TOKENS = 1024
 TOO_LONG = "longer than the model's window"
-
-
-def examples_for(exam: ExamSet, item: ExamItem) -> list[ExamItem]:
-    """Solved questions to put before one: the first of the drawn order that aren't it, nor of its group."""
-    others = (
-        one
-        for one in exam.solved
-        if one.id != item.id and one.question != item.question and (one.group is None or one.group != item.group)
-    )
-    return [one for one, _ in zip(others, range(exam.config.shots), strict=False)]
 
 
 def exam_messages(exam: ExamSet, item: ExamItem) -> list[Message]:
@@ -52,20 +42,20 @@ def from_text(exam: ExamSet, item: ExamItem, model: str, answer: Answer | None) 
     """The choice that an answer's text makes."""
     if answer is None or answer.text is None:
         return ExamAnswer(exam.name, item, model, None, answered=False)
-    return ExamAnswer(exam.name, item, model, extract(answer.text, item.options, item.multiple))
+    return ExamAnswer(exam.name, item, model, extract(answer.text, item.options, item.multiple), text=answer.text)
 
 
 def by_logprobs(config: EvalConfig, model: EvalModelConfig, exam: ExamSet) -> list[ExamAnswer]:
     """A checkpoint's choices on an exam by log-probability. Ray must be connected."""
     assert model.model is not None and exam.config.mode != "answer"
-    path = resolve_model(model.model)
+    path, rollout = resolve_model(model.model), config.rollout_of(model)
     tokenizer = load_tokenizer(
         path, model.chat_template, section="models", needs_template=exam.config.chat, add_pad_token=True
     )
     settings = {
         "model": fingerprint(path),
         "chat_template": model.chat_template,
-        "dtype": config.rollout.dtype,
+        "dtype": rollout.dtype,
         "logprobs": exam.config.mode,
     }
     texts = [_text(exam, item, tokenizer, config.system_of(model)) for item in exam.items]
@@ -78,7 +68,7 @@ def by_logprobs(config: EvalConfig, model: EvalModelConfig, exam: ExamSet) -> li
     with AnswerStore(Path(config.answers).expanduser(), model.name, settings) as store:
         missing = set(store.missing(key for key, text in zip(keys, asked, strict=True) if text is not None))
         todo = {key: text for key, text in zip(keys, texts, strict=True) if key in missing}
-        for scored in _score(path, int(tokenizer.pad_token_id), list(todo.items()), config, model.chat_template):
+        for scored in _score(path, int(tokenizer.pad_token_id), list(todo.items()), rollout, model, config.ray):
             store.add(scored)
         return [
             _chosen(exam, item, text, model.name, store.get(key))
@@ -103,7 +93,12 @@ def _chosen(exam: ExamSet, item: ExamItem, text: ChoiceText, model: str, answer:
 
 
 def _score(
-    path: str, pad_id: int, todo: Sequence[tuple[str, ChoiceText]], config: EvalConfig, chat_template: str | None
+    path: str,
+    pad_id: int,
+    todo: Sequence[tuple[str, ChoiceText]],
+    rollout: RolloutConfig,
+    model: EvalModelConfig,
+    ray: RayConfig,
 ) -> Iterator[list[Answer]]:
     """Log-probabilities of the questions' options, a task at a time."""
     if not todo:
@@ -114,8 +109,8 @@ def _score(
         texts = json.dumps([asdict(text) for _, text in part])
         tasks[number] = pa.Table.from_pylist([{"number": number, "texts": texts}], schema=_TASK)
         keys[number] = [key for key, _ in part]
-    pool = engine_pool(config.rollout, config.ray.start_timeout_s, "a scorer")
-    arguments = (path, pad_id, config.rollout, chat_template)
+    pool = engine_pool(rollout, ray.start_timeout_s, "a scorer")
+    arguments = (path, pad_id, rollout, model.chat_template)
     for answer in answers(tasks, ChoiceWorker, arguments, pool):
         yield [
             Answer(key, None, logprobs=logprobs or None, reason=None if logprobs else TOO_LONG)
@@ -135,11 +130,19 @@ class ChoiceWorker:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Sums of log-probabilities by question; an empty list where one is longer than the model's window."""
         (row,) = table.to_pylist()
-        questions = [encode(self._tokenizer, ChoiceText(**text)) for text in json.loads(row["texts"])]
-        window = self._scorer.window
-        fitting = [i for i, question in enumerate(questions) if window is None or question.longest <= window]
+        questions = [self._encoded(ChoiceText(**text)) for text in json.loads(row["texts"])]
+        fitting = {i: question for i, question in enumerate(questions) if question is not None}
         found: list[list[float]] = [[] for _ in questions]
         if fitting:
-            for i, logprobs_K in zip(fitting, self._scorer.score([questions[i] for i in fitting]), strict=True):
+            for i, logprobs_K in zip(fitting, self._scorer.score(list(fitting.values())), strict=True):
                 found[i] = logprobs_K.tolist()
         return pa.table({"number": [row["number"]], "logprobs": [found]})
+
+    def _encoded(self, text: ChoiceText) -> ChoiceQuestion | None:
+        """None where the question doesn't fit the window, or an option's token is one with the question's last."""
+        try:
+            question = encode(self._tokenizer, text)
+        except ValueError:
+            return None
+        window = self._scorer.window
+        return question if window is None or question.longest <= window else None

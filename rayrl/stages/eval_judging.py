@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from rayrl.config.eval import EvalConfig, ScoredConfig
+from rayrl.errors import RunError
 from rayrl.evaluation.consultation import transcript
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.question_numbers import Answered
@@ -26,11 +27,15 @@ def judge_matches(config: EvalConfig, answers: Sequence[Answered], talks: Sequen
     """All comparisons that `pairwise` asks for. Ray must be connected. Raises as `versus.decide`."""
     if config.pairwise is None:
         return []
-    return decide(config.pairwise, [*_of_answers(config, answers), *_of_talks(config, talks)])
+    matches = decide(config.pairwise, [*_of_answers(config, answers), *_of_talks(config, talks)])
+    asked = [match.reason for match in matches if match.rater]
+    failed = [match.reason for match in matches if match.rater and match.outcome is None]
+    _check_judged("pairs", failed, len(asked), config.max_unanswered_fraction)
+    return matches
 
 
-def score_answers(config: ScoredConfig, answers: Sequence[Answered]) -> list[Scored]:
-    """Every answer's scores. Ray must be connected. Raises RunError where the budget is spent or nothing was scored."""
+def score_answers(config: ScoredConfig, answers: Sequence[Answered], max_failed: float) -> list[Scored]:
+    """Every answer's scores. Ray must be connected. Raises RunError where the budget is spent or too few are scored."""
     scored: list[Scored] = []
     with served(config.asked) as reachable:
         judge = JudgeService(reachable)
@@ -42,7 +47,17 @@ def score_answers(config: ScoredConfig, answers: Sequence[Answered]) -> list[Sco
                 scored.append(Scored(one.set, one.row.id, one.category, one.model, found.criteria, found.reason))
             logger.info("scored %d of %d answers", len(scored), len(answers))
     require_some([one.reason for one in scored], "no answer")
+    _check_judged("answers", [one.reason for one in scored if not one.criteria], len(scored), max_failed)
     return scored
+
+
+def _check_judged(what: str, failed: Sequence[str | None], asked: int, max_fraction: float) -> None:
+    """Raises RunError where the judge left out too many."""
+    if failed and len(failed) > max_fraction * asked:
+        raise RunError(
+            f"the judge gave no verdict on {len(failed)} of {asked} {what} ({failed[0]}), more than "
+            f"max_unanswered_fraction={max_fraction:g}; the same command asks again for what was never answered"
+        )
 
 
 def _of_answers(config: EvalConfig, answers: Sequence[Answered]) -> Iterator[Contest]:
@@ -74,10 +89,12 @@ def _of_talks(config: EvalConfig, talks: Sequence[Talk]) -> Iterator[Contest]:
 
 
 def _transcript(talk: Talk) -> str | None:
-    """None where the doctor never said anything."""
+    """None where the talk was broken off by a failure; "" where the doctor never said anything."""
     messages = talk.dialogue.messages
+    if talk.dialogue.ended == "failed":
+        return None
     said = any(message["role"] == "assistant" for message in messages)
-    return transcript(messages, talk.case.language) if said else None
+    return transcript(messages, talk.case.language) if said else ""
 
 
 def _pairs(config: EvalConfig) -> list[tuple[str, str]]:

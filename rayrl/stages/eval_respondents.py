@@ -26,7 +26,7 @@ from rayrl.judge.parse import CUT, without_thoughts
 from rayrl.judge.service import ModelService
 from rayrl.models.builtin import resolve_model
 from rayrl.models.engine import check_backend
-from rayrl.models.loading import check_window
+from rayrl.models.loading import check_window, model_config
 from rayrl.stages.eval_consultations import consult_by_endpoint, consult_in_pool
 from rayrl.stages.sample_engines import EngineSettings, Shard, answer_shards, shard_seed
 from rayrl.types import Message, PromptRow
@@ -89,6 +89,11 @@ class Endpoint:
                 replies = service.ask_batch([request.messages for request in part])
             except BudgetExceeded as error:
                 raise RunError(f"{error}; raise the budget, and the same command goes on") from error
+            if all(reply is None for reply in replies):
+                raise RunError(
+                    f"{self._config.endpoint}: none of {len(part)} requests was answered; does it run, and is the "
+                    "address right? Then the same command goes on"
+                )
             keep([_of_reply(one.key, reply) for one, reply in zip(part, replies, strict=True) if reply is not None])
 
     def consult(
@@ -101,17 +106,22 @@ class Endpoint:
 class Checkpoint:
     """A checkpoint on engines in a pool of Ray actors. Ray must be connected when it answers."""
 
-    def __init__(self, config: EvalConfig, model: EvalModelConfig) -> None:
-        """Raises UserError where the model, its tokenizer or the engine isn't there."""
+    def __init__(self, config: EvalConfig, model: EvalModelConfig, writes: bool) -> None:
+        """`writes`: whether it will be asked for texts; log-probabilities need neither engine nor chat template.
+
+        Raises UserError where the model, its tokenizer or the engine isn't there.
+        """
         assert model.model is not None
-        rollout = config.rollout
-        check_backend(rollout)
+        rollout = config.rollout_of(model)
         path = resolve_model(model.model)
-        check_window(path, rollout.max_prompt_tokens, rollout.max_new_tokens)
-        self._tokenizer = load_tokenizer(path, model.chat_template, section="models")
-        ends = checkpoint_end_token_ids(self._tokenizer, path)
-        self._engines = EngineSettings(path, rollout, ends, int(self._tokenizer.pad_token_id))
-        self._name, self._chat_template = model.model, model.chat_template
+        model_config(path)  # tells what is no checkpoint
+        if writes:
+            check_backend(rollout)
+            check_window(path, rollout.max_prompt_tokens, rollout.max_new_tokens)
+            self._tokenizer = load_tokenizer(path, model.chat_template, section="models")
+            ends = checkpoint_end_token_ids(self._tokenizer, path)
+            self._engines = EngineSettings(path, rollout, ends, int(self._tokenizer.pad_token_id))
+        self._chat_template = model.chat_template
         self._seed, self._shard_size, self._start_timeout_s = config.seed, config.shard_size, config.ray.start_timeout_s
         self.settings = {"model": fingerprint(path), "chat_template": model.chat_template, **decoding(rollout)}
         if rollout.temperature:
@@ -168,7 +178,8 @@ def make_respondent(config: EvalConfig, model: EvalModelConfig) -> Respondent:
     """Who answers for a model that isn't published answers alone."""
     if model.endpoint is not None:
         return Endpoint(model.endpoint, config.shard_size)
-    return Checkpoint(config, model)
+    written = [exam for exam in config.exams if exam.mode == "answer"]
+    return Checkpoint(config, model, bool(config.questions or written or config.consultations or config.safety))
 
 
 def _of_reply(key: str, reply: str) -> Answer:

@@ -11,21 +11,26 @@ from typing import Any
 from rich.table import Table as ConsoleTable
 
 from rayrl.config.eval import EvalConfig
-from rayrl.evaluation.compare_report import read_run
 from rayrl.evaluation.eval_numbers import Measured, all_numbers, findings_of
 from rayrl.evaluation.eval_page import eval_page, headline
 from rayrl.evaluation.eval_tables import tables_of
-from rayrl.evaluation.experts import Choices, expert_agreement, read_choices
+from rayrl.evaluation.experts import expert_agreement
 from rayrl.evaluation.numbers import ALL, NUMBERS, write_numbers
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.records import Records
-from rayrl.evaluation.safety import flagged_rows
-from rayrl.evaluation.scored import Agreement, agreement, read_people
+from rayrl.evaluation.safety import flag_table, flagged_rows
+from rayrl.evaluation.scored import Agreement, agreement
 from rayrl.evaluation.stage_report import Table, write_page
 from rayrl.evaluation.tables import write_tables
 from rayrl.stages.eval_sets import Sets
 from rayrl.tracking.rows import replace_rows
 
+_WINS = {
+    "consistent": "in both orders (ties counted half)",
+    "points": "by points over both orders (ties counted half)",
+    "sum": "by the sum of both orders' scores (ties counted half)",
+    "priority": "by the first criterion won in both orders (ties counted half)",
+}
 _ON_CONSOLE = 6
 """Tables that the console shows, those by category not among them; the page has them all."""
 
@@ -35,17 +40,15 @@ def write_results(
 ) -> tuple[dict[str, Any], list[ConsoleTable]]:
     """Everything into the folder; the summary, and what the console shows."""
     models = [model.name for model in config.models]
-    experts = [read_choices(one.name, one.path) for one in config.experts]
-    choices = [match for one in experts for match in one.matches]
-    agreements = _agreements(config, records)
+    choices = sets.experts
+    agreements = _agreements(config, sets, records)
     measured = [Measured(one.name, one.level, one.language) for one in sets.questions if one.config.metrics]
     numbers = all_numbers(records, models, measured, choices, agreements, config.seed, config.resamples)
     write_numbers(work / NUMBERS, numbers)
     _write_records(work, records)
-    tables = [*tables_of(numbers), *_expert_tables(choices, experts)]
+    tables = [*tables_of(numbers), *_expert_tables(choices), *_flag_tables(records)]
     write_tables(work / "tables", tables)
-    runs = [read_run(f"{model.name}={'+'.join(model.runs)}") for model in config.models if model.runs]
-    write_page(work, eval_page(models, numbers, tables, records, runs))
+    write_page(work, eval_page(models, numbers, tables, records, sets.runs, _facts(config, sets)))
     text, detail, _ = headline(models, numbers)
     summary = {
         "headline": f"{text}. {detail}",
@@ -56,15 +59,40 @@ def write_results(
     return summary, [_console(table) for table in tables if " by " not in table.title][:_ON_CONSOLE]
 
 
-def _agreements(config: EvalConfig, records: Records) -> list[Agreement]:
-    if config.scored is None or config.scored.human is None:
+def _facts(config: EvalConfig, sets: Sets) -> list[tuple[str, str]]:
+    """How the numbers came about: without it they say little."""
+    facts = []
+    if config.pairwise is not None:
+        asked = config.pairwise.asked
+        criteria = "" if asked is None else f": {', '.join(criterion.name for criterion in asked.criteria)}"
+        judge = "rules" if asked is None else f"{asked.model} at {asked.endpoint}"
+        facts += [("Pairs judged by", judge + criteria), ("A win", _WINS[config.pairwise.ties])]
+    if config.scored is not None:
+        facts.append(("Scored by", f"{config.scored.judge.model} at {config.scored.judge.endpoint}"))
+    if sets.cases and any(model.published is None for model in config.models):
+        facts.append(("Patient", f"{config.patient.model} at {config.patient.endpoint}"))
+    counted = {f"{one.level} of {one.language}" for one in sets.questions if one.config.metrics}
+    if counted:
+        facts.append(("Metrics count", ", ".join(sorted(counted))))
+    rollout = config.rollout
+    facts.append(("Decoding", f"temperature {rollout.temperature:g}, at most {rollout.max_new_tokens} tokens"))
+    return facts
+
+
+def _flag_tables(records: Records) -> list[Table]:
+    return [
+        flag_table(findings_of(records.safety, name), f"Why answers are flagged: {name}")
+        for name in dict.fromkeys(one.set for one in records.safety)
+    ]
+
+
+def _agreements(config: EvalConfig, sets: Sets, records: Records) -> list[Agreement]:
+    if config.scored is None or not sets.people:
         return []
-    names = [criterion.name for criterion in config.scored.criteria]
-    people, _ = read_people(config.scored.human, names)
-    return agreement(records.scores, people, names)
+    return agreement(records.scores, sets.people, [criterion.name for criterion in config.scored.criteria])
 
 
-def _expert_tables(choices: Sequence[Match], experts: Sequence[Choices]) -> list[Table]:
+def _expert_tables(choices: Sequence[Match]) -> list[Table]:
     """How far experts agree, two by two."""
     if not choices:
         return []
@@ -77,10 +105,7 @@ def _expert_tables(choices: Sequence[Match], experts: Sequence[Choices]) -> list
         )
         for one in expert_agreement(choices)
     ]
-    unused = sum(len(one.rejected) for one in experts)
-    caption = "Questions that both saw, choices alike, Cohen's kappa." + (
-        f" {unused} rows weren't used." if unused else ""
-    )
+    caption = "Questions that both saw, choices alike, Cohen's kappa."
     return [Table("Agreement of experts", caption, ("Experts", "Questions", "Alike", "Kappa"), rows)] if rows else []
 
 
@@ -97,7 +122,7 @@ def _write_records(work: Path, records: Records) -> None:
         work / "exams.jsonl",
         (
             {"set": one.set, "id": one.item.id, "model": one.model, "chosen": one.chosen, "answer": one.item.answer,
-             "answered": one.answered}
+             "answered": one.answered, "text": one.text}
             for one in records.exams
         ),
     )  # fmt: skip
@@ -107,6 +132,14 @@ def _write_records(work: Path, records: Records) -> None:
             {"set": talk.set, "id": talk.case.id, "model": talk.model, "messages": talk.dialogue.messages,
              "ended": talk.dialogue.ended, "reason": talk.dialogue.reason}
             for talk in records.talks
+        ),
+    )  # fmt: skip
+    replace_rows(
+        work / "safety.jsonl",
+        (
+            {"set": one.set, "model": one.model, "id": found.row.prompt.id, "expect": found.row.expect,
+             "text": found.answer, "as_expected": found.as_expected, "flags": list(found.flags)}
+            for one in records.safety if (found := one.finding) is not None
         ),
     )  # fmt: skip
     replace_rows(work / "matches.jsonl", (asdict(match) for match in records.matches))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -14,8 +15,12 @@ from rayrl.data.readers.exams import read_exam, split_hash
 from rayrl.data.readers.rows import Rejected, check_share
 from rayrl.data.split import conversation_key
 from rayrl.errors import UserError
+from rayrl.evaluation.compare_report import Run, read_run
 from rayrl.evaluation.consultation_cases import Case, read_cases
+from rayrl.evaluation.experts import read_choices
+from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.safety import SafetyRow, read_safety
+from rayrl.evaluation.scored import read_people
 from rayrl.rewards.text import is_chinese
 from rayrl.tracking.rows import evaluation_path, read_samples
 from rayrl.types import ExamItem, Message, PromptRow
@@ -51,7 +56,7 @@ class ExamSet:
     items: list[ExamItem]
     solved: list[ExamItem]
     split_hash: str
-    """Of the whole file's questions: tells whether two people asked the same."""
+    """Of the questions that are asked: tells whether two people asked the same."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,12 @@ class Sets:
     exams: list[ExamSet]
     cases: list[CaseSet]
     safety: list[SafetySet]
+    experts: list[Match] = field(default_factory=list)
+    """Physicians' choices."""
+    people: Mapping[tuple[str, str], Mapping[str, float]] = field(default_factory=dict)
+    """People's scores, to check a judge against."""
+    runs: list[Run] = field(default_factory=list)
+    """Training runs whose losses are drawn."""
     rejected: list[Rejected] = field(default_factory=list)
 
 
@@ -91,7 +102,8 @@ def read_sets(config: EvalConfig) -> Sets:
         [_exam(one, config, rejected) for one in config.exams],
         [],
         [],
-        rejected,
+        runs=[read_run(f"{model.name}={'+'.join(model.runs)}") for model in config.models if model.runs],
+        rejected=rejected,
     )
     for one in config.consultations:
         read = read_cases(one.path)
@@ -103,8 +115,20 @@ def read_sets(config: EvalConfig) -> Sets:
         requests = read_safety(safety.path)
         _check(safety.name, "requests", requests.rows, requests.rejected, config, rejected)
         sets.safety.append(SafetySet(safety.name, requests.rows))
+    for experts in config.experts:
+        choices = read_choices(experts.name, experts.path)
+        _check(experts.name, "choices", choices.matches, choices.rejected, config, rejected)
+        sets.experts.extend(choices.matches)
     _require_published(config, sets)
-    return sets
+    return replace(sets, people=_people(config, rejected))
+
+
+def _people(config: EvalConfig, rejected: list[Rejected]) -> dict[tuple[str, str], dict[str, float]]:
+    if config.scored is None or config.scored.human is None:
+        return {}
+    people, bad = read_people(config.scored.human, [criterion.name for criterion in config.scored.criteria])
+    _check("scored.human", "scores", list(people), bad, config, rejected)
+    return people
 
 
 def draw(items: Sequence[T], num: int | None, seed: int) -> list[T]:
@@ -168,7 +192,8 @@ def _published(name: str, rows: Sequence[PromptRow]) -> dict[str, dict[str, str]
 def _answers_in(one: QuestionSetConfig, path: str, rows: Sequence[PromptRow]) -> dict[str, str]:
     """Answers of a file of their own to the set's questions, told by the conversation. UserError where it has none."""
     read = read_prompt_rows(one.model_copy(update={"path": path}))
-    answers = {conversation_key(row): row.fields.get("model_output", row.reference) for row in read.rows}
+    marked = any("model_output" in row.fields for row in read.rows)  # else the rows' own answers are meant
+    answers = {conversation_key(row): row.fields.get("model_output") if marked else row.reference for row in read.rows}
     found = {row.id: answers.get(conversation_key(row)) for row in rows}
     texts = {row_id: text for row_id, text in found.items() if isinstance(text, str) and text.strip()}
     if not texts:
@@ -189,18 +214,32 @@ def _talks_in(path: str, cases: Sequence[Case]) -> dict[str, list[Message]]:
 
 
 def _exam(one: ExamConfig, config: EvalConfig, rejected: list[Rejected]) -> ExamSet:
-    read = read_exam(one.path, name=one.name, encoding=one.encoding)
+    read = read_exam(one.path, name=one.name, encoding=one.encoding, cop_base=one.cop_base)
     _check(one.name, "questions", read.items, read.rejected, config, rejected)
     items = draw(read.items, one.num, config.seed)
     solved: list[ExamItem] = []
     if one.shots:
         others = read.items
         if one.shots_path is not None:
-            shots = read_exam(one.shots_path, name=one.name, encoding=one.encoding)
+            shots = read_exam(one.shots_path, name=one.name, encoding=one.encoding, cop_base=one.cop_base)
             _check(f"{one.name}.shots_path", "questions", shots.items, shots.rejected, config, rejected)
             others = shots.items
         solved = draw(others, None, config.seed)
-    return ExamSet(one.name, one, items, solved, split_hash(read.items))
+    exam = ExamSet(one.name, one, items, solved, split_hash(items))
+    short = next((item.id for item in items if len(examples_for(exam, item)) < one.shots), None)
+    if short is not None:
+        raise UserError(f"exams {one.name!r}: there aren't {one.shots} solved questions of other groups for {short!r}")
+    return exam
+
+
+def examples_for(exam: ExamSet, item: ExamItem) -> list[ExamItem]:
+    """Solved questions to put before one: the first of the drawn order that aren't it, nor of its group."""
+    others = (
+        one
+        for one in exam.solved
+        if one.id != item.id and one.question != item.question and (one.group is None or one.group != item.group)
+    )
+    return list(islice(others, exam.config.shots))
 
 
 def _check(

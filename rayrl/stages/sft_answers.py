@@ -17,7 +17,7 @@ from rayrl.data.chat import encode_prompt
 from rayrl.data.readers import read_prompt_rows
 from rayrl.data.split import choose
 from rayrl.errors import RunError, UserError
-from rayrl.evaluation.versus import Contest, decide, win_metrics
+from rayrl.evaluation.versus import Contest, check, decide, win_metrics
 from rayrl.learners.sft import SFTLearner
 from rayrl.rewards.questions import asks_question
 from rayrl.tracking.rows import read_rows, replace_rows
@@ -30,6 +30,7 @@ FOLDER = "answers"
 
 def light_prompts(config: SFTAnswersConfig, tokenizer: Any, system_prompt: str | None, max_tokens: int) -> list[Prompt]:
     """The chosen prompts in tokens. Raises UserError where none can be used."""
+    check(config.wins)
     rows = choose(read_prompt_rows(config.prompts).rows, config.num_prompts)
     encoded = [encode_prompt(tokenizer, row, max_tokens, system_prompt) for row in rows]
     prompts = [one for one in encoded if isinstance(one, Prompt)]
@@ -62,7 +63,7 @@ class LightEvaluation:
         ]
         try:
             return metrics | win_metrics(decide(self._config.wins, contests))
-        except RunError as error:  # a judge that is away is no reason to stop training
+        except (RunError, UserError) as error:  # a judge that is away is no reason to stop training
             logger.warning("answers weren't compared with those before training: %s", error)
             return metrics
 
