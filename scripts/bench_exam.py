@@ -76,7 +76,7 @@ def main() -> None:
 def make_job(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """The questions as text, and the settings of both."""
     from rayrl.data.readers.exams import read_exam
-    from rayrl.evaluation.exam_prompts import plain_choice
+    from rayrl.evaluation.exams.prompts import plain_choice
     from rayrl.models.builtin import resolve_model
 
     items = read_exam(str(args.file), name="exam").items
@@ -152,7 +152,7 @@ def time_rayrl(job: dict[str, Any]) -> dict[str, Any]:
     """rayrl's scorer in this process."""
     began = time.perf_counter()
     from rayrl.data.chat import load_tokenizer
-    from rayrl.evaluation.exam_prompts import ChoiceText, encode
+    from rayrl.evaluation.exams.prompts import ChoiceText, encode
     from rayrl.models.choices import ChoiceScorer
     from rayrl.models.loading import dtype_name
 

@@ -12,7 +12,9 @@ import pytest
 from reader_cases import SHARED, jsonl
 
 from rayrl.errors import UserError
-from rayrl.evaluation.consultation import (
+from rayrl.evaluation.consultations.cases import Case, case_facts, case_sentences, read_cases
+from rayrl.evaluation.consultations.diagnosis_names import comparable, diagnosis_names, is_named
+from rayrl.evaluation.consultations.dialogue import (
     CASE,
     Dialogue,
     consult,
@@ -20,15 +22,13 @@ from rayrl.evaluation.consultation import (
     says_goodbye,
     transcript,
 )
-from rayrl.evaluation.consultation_cases import Case, case_facts, case_sentences, read_cases
-from rayrl.evaluation.consultation_measures import (
+from rayrl.evaluation.consultations.measures import (
     averages,
     diagnosis_named,
     information_leaked,
     measure,
     questions_asked,
 )
-from rayrl.evaluation.diagnosis_names import comparable, diagnosis_names, is_named
 from rayrl.judge.parse import CUT
 from rayrl.judge.prompts import fenced_texts
 from rayrl.types import Message

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rayrl.evaluation.exam_numbers import MEANS, ExamAnswer, accuracy, exam_numbers
+from rayrl.evaluation.exams.numbers import MEANS, ExamAnswer, accuracy, exam_numbers
 from rayrl.evaluation.numbers import Number
 from rayrl.evaluation.statistics import Estimate, proportion_interval, wilson
 from rayrl.types import ExamItem

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rayrl.data.chat import load_tokenizer
-from rayrl.evaluation.exam_prompts import ChoiceText, chat_choice, choose, encode, free_answer, plain_choice
+from rayrl.evaluation.exams.prompts import ChoiceText, chat_choice, choose, encode, free_answer, plain_choice
 from rayrl.models.builtin import resolve_model
 from rayrl.types import ExamItem
 

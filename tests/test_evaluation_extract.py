@@ -17,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rayrl.evaluation.extract import extract
+from rayrl.evaluation.exams.extract import extract
 
 KEY = [
     json.loads(line) for line in (Path(__file__).parent / "exam_answers.jsonl").read_text("utf-8").splitlines() if line

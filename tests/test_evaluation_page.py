@@ -14,18 +14,18 @@ from page_cases import Page as Parsed
 from page_cases import chromium
 
 from rayrl.evaluation.answers import Answer
-from rayrl.evaluation.consultation import Dialogue
-from rayrl.evaluation.consultation_cases import Case
+from rayrl.evaluation.consultations.cases import Case
+from rayrl.evaluation.consultations.dialogue import Dialogue
 from rayrl.evaluation.eval_page import eval_page, headline
 from rayrl.evaluation.eval_tables import tables_of
-from rayrl.evaluation.exam_numbers import MEANS
+from rayrl.evaluation.exams.numbers import MEANS
 from rayrl.evaluation.numbers import Number, Unit
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.plot_labels import Labels, shortened, width_em
 from rayrl.evaluation.plots import Bars, Drawing, Panel, Plot, Radar, Series, draw
 from rayrl.evaluation.question_numbers import Answered
 from rayrl.evaluation.records import Records, SafetyAnswer, Talk
-from rayrl.evaluation.safety import SafetyRow, assess
+from rayrl.evaluation.safety.assess import SafetyRow, assess
 from rayrl.evaluation.stage_report import Page, SideBySide, Table, TextGroup, render_page, write_page
 from rayrl.types import PromptRow
 

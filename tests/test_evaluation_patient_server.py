@@ -11,9 +11,9 @@ import pytest
 from judge_cases import judge_config
 
 from rayrl.config.judge import JudgeConfig
-from rayrl.evaluation.consultation import consult, patient_messages, says_goodbye
-from rayrl.evaluation.consultation_cases import Case, case_sentences, read_cases
-from rayrl.evaluation.patient_server import patient_reply, served_patient
+from rayrl.evaluation.consultations.cases import Case, case_sentences, read_cases
+from rayrl.evaluation.consultations.dialogue import consult, patient_messages, says_goodbye
+from rayrl.evaluation.consultations.patient_server import patient_reply, served_patient
 from rayrl.judge.cache import Store
 from rayrl.judge.client import CallFailed, JudgeClient
 from rayrl.types import Message

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 
 from rayrl.data.prompts import read_prompts
 from rayrl.errors import UserError
-from rayrl.evaluation.safety import (
+from rayrl.evaluation.safety.assess import (
     EXPECTATIONS,
     Expect,
     SafetyFinding,

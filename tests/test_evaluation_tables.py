@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayrl.evaluation.eval_tables import tables_of
-from rayrl.evaluation.exam_numbers import MEANS
+from rayrl.evaluation.exams.numbers import MEANS
 from rayrl.evaluation.numbers import Number, Unit, columns_of, pivot, read_numbers, write_numbers
 from rayrl.evaluation.stage_report import Table
 from rayrl.evaluation.statistics import Estimate

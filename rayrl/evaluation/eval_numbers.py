@@ -9,14 +9,14 @@ from typing import Literal
 import numpy as np
 
 from rayrl.evaluation.bootstrap import bootstrap_means
-from rayrl.evaluation.consultation_measures import Measures, measure
-from rayrl.evaluation.exam_numbers import exam_numbers
+from rayrl.evaluation.consultations.measures import Measures, measure
+from rayrl.evaluation.exams.numbers import exam_numbers
 from rayrl.evaluation.experts import majority
 from rayrl.evaluation.numbers import ALL, Number, Unit
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.question_numbers import agreement_numbers, match_numbers, metric_numbers, scored_numbers
 from rayrl.evaluation.records import Records, SafetyAnswer, Talk
-from rayrl.evaluation.safety import SafetyFinding, safety_shares
+from rayrl.evaluation.safety.assess import SafetyFinding, safety_shares
 from rayrl.evaluation.scored import Agreement
 from rayrl.evaluation.statistics import proportion_interval
 

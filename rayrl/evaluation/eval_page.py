@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from rayrl.evaluation.compare_report import Run, loss_plots
-from rayrl.evaluation.consultation import transcript
-from rayrl.evaluation.exam_numbers import MEANS
+from rayrl.evaluation.consultations.dialogue import transcript
+from rayrl.evaluation.exams.numbers import MEANS
 from rayrl.evaluation.numbers import ALL, Number
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.plots import Bars, Drawing, Panel, Plot, Radar, Series

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rayrl.evaluation.exam_numbers import MEANS
+from rayrl.evaluation.exams.numbers import MEANS
 from rayrl.evaluation.numbers import ALL, Number, columns_of, pivot
 from rayrl.evaluation.stage_report import Table
 

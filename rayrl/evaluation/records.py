@@ -6,12 +6,12 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import Any
 
-from rayrl.evaluation.consultation import Dialogue
-from rayrl.evaluation.consultation_cases import Case
-from rayrl.evaluation.exam_numbers import ExamAnswer
+from rayrl.evaluation.consultations.cases import Case
+from rayrl.evaluation.consultations.dialogue import Dialogue
+from rayrl.evaluation.exams.numbers import ExamAnswer
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.question_numbers import Answered
-from rayrl.evaluation.safety import SafetyFinding
+from rayrl.evaluation.safety.assess import SafetyFinding
 from rayrl.evaluation.scored import Scored
 
 

@@ -9,7 +9,7 @@ which scale or cap their logits come out right.
 
 A model that doesn't give by trees what it gives for sequences alone is run on padded rows, one for each way that a
 question's continuations take. Not here: the trees and their attention (choice_trees.py); text, tokenizers and which
-continuation is chosen (evaluation/exam_prompts.py); Ray.
+continuation is chosen (evaluation/exams/prompts.py); Ray.
 """
 
 from __future__ import annotations

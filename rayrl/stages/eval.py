@@ -30,12 +30,12 @@ from rayrl.data.prompts import REJECTED_FILE, write_rejected
 from rayrl.data.stage_folder import StageFolder
 from rayrl.errors import RunError
 from rayrl.evaluation.answers import Answer, AnswerStore, question_key
-from rayrl.evaluation.consultation import Dialogue, Ended, patient_messages, says_goodbye
-from rayrl.evaluation.consultation_cases import Case
-from rayrl.evaluation.patient_server import served_patient
+from rayrl.evaluation.consultations.cases import Case
+from rayrl.evaluation.consultations.dialogue import Dialogue, Ended, patient_messages, says_goodbye
+from rayrl.evaluation.consultations.patient_server import served_patient
 from rayrl.evaluation.question_numbers import Answered
 from rayrl.evaluation.records import Records, SafetyAnswer, Talk
-from rayrl.evaluation.safety import assess
+from rayrl.evaluation.safety.assess import assess
 from rayrl.stages.eval_exams import by_logprobs, exam_messages, from_text
 from rayrl.stages.eval_judging import judge_matches, score_answers
 from rayrl.stages.eval_respondents import Request, Respondent, make_respondent

@@ -2,7 +2,7 @@
 
 The doctor is an endpoint's model, asked from here, or an engine in a pool's worker, which asks the patient's endpoint
 itself: a whole consultation is one task, so that whichever worker dies, only its consultations are held again, and what
-the patient has said then comes from the cache. The loop is evaluation/consultation.py's.
+the patient has said then comes from the cache. The loop is evaluation/consultations/dialogue.py's.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from rayrl.config.eval import PatientConfig
 from rayrl.config.judge import EndpointConfig
 from rayrl.data.chat import encode_prompt, load_tokenizer
 from rayrl.errors import RunError
-from rayrl.evaluation.consultation import Dialogue, consult
-from rayrl.evaluation.consultation_cases import Case
+from rayrl.evaluation.consultations.cases import Case
+from rayrl.evaluation.consultations.dialogue import Dialogue, consult
 from rayrl.judge.budget import BudgetExceeded
 from rayrl.judge.parse import CUT, without_thoughts
 from rayrl.judge.service import ModelService

@@ -16,9 +16,9 @@ from rayrl.config.parts import RayConfig, RolloutConfig
 from rayrl.data.chat import load_tokenizer, special_tokens
 from rayrl.data.stage_folder import fingerprint
 from rayrl.evaluation.answers import Answer, AnswerStore, question_key
-from rayrl.evaluation.exam_numbers import ExamAnswer
-from rayrl.evaluation.exam_prompts import ChoiceText, chat_choice, choose, encode, free_answer, plain_choice
-from rayrl.evaluation.extract import extract
+from rayrl.evaluation.exams.extract import extract
+from rayrl.evaluation.exams.numbers import ExamAnswer
+from rayrl.evaluation.exams.prompts import ChoiceText, chat_choice, choose, encode, free_answer, plain_choice
 from rayrl.models.builtin import resolve_model
 from rayrl.models.choices import ChoiceQuestion, ChoiceScorer
 from rayrl.stages.eval_sets import ExamSet, examples_for

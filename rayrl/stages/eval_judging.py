@@ -8,7 +8,7 @@ from itertools import combinations
 
 from rayrl.config.eval import EvalConfig, ScoredConfig
 from rayrl.errors import RunError
-from rayrl.evaluation.consultation import transcript
+from rayrl.evaluation.consultations.dialogue import transcript
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.question_numbers import Answered
 from rayrl.evaluation.records import Talk

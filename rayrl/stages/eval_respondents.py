@@ -19,8 +19,8 @@ from rayrl.data.chat import checkpoint_end_token_ids, encode_prompt, load_tokeni
 from rayrl.data.stage_folder import fingerprint
 from rayrl.errors import RunError
 from rayrl.evaluation.answers import Answer, question_key
-from rayrl.evaluation.consultation import Dialogue
-from rayrl.evaluation.consultation_cases import Case
+from rayrl.evaluation.consultations.cases import Case
+from rayrl.evaluation.consultations.dialogue import Dialogue
 from rayrl.judge.budget import BudgetExceeded
 from rayrl.judge.parse import CUT, without_thoughts
 from rayrl.judge.service import ModelService

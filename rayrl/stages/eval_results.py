@@ -18,7 +18,7 @@ from rayrl.evaluation.experts import expert_agreement
 from rayrl.evaluation.numbers import ALL, NUMBERS, write_numbers
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.records import Records
-from rayrl.evaluation.safety import flag_table, flagged_rows
+from rayrl.evaluation.safety.assess import flag_table, flagged_rows
 from rayrl.evaluation.scored import Agreement, agreement
 from rayrl.evaluation.stage_report import Table, write_page
 from rayrl.evaluation.tables import write_tables

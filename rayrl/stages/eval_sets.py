@@ -16,10 +16,10 @@ from rayrl.data.readers.rows import Rejected, check_share
 from rayrl.data.split import conversation_key
 from rayrl.errors import UserError
 from rayrl.evaluation.compare_report import Run, read_run
-from rayrl.evaluation.consultation_cases import Case, read_cases
+from rayrl.evaluation.consultations.cases import Case, read_cases
 from rayrl.evaluation.experts import read_choices
 from rayrl.evaluation.pairwise import Match
-from rayrl.evaluation.safety import SafetyRow, read_safety
+from rayrl.evaluation.safety.assess import SafetyRow, read_safety
 from rayrl.evaluation.scored import read_people
 from rayrl.rewards.text import is_chinese
 from rayrl.tracking.rows import evaluation_path, read_samples

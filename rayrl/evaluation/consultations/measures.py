@@ -11,9 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
 
-from rayrl.evaluation.consultation import Dialogue
-from rayrl.evaluation.consultation_cases import Case, case_facts
-from rayrl.evaluation.diagnosis_names import comparable, diagnosis_names, is_named
+from rayrl.evaluation.consultations.cases import Case, case_facts
+from rayrl.evaluation.consultations.diagnosis_names import comparable, diagnosis_names, is_named
+from rayrl.evaluation.consultations.dialogue import Dialogue
 from rayrl.rewards.questions import asks_question
 from rayrl.rewards.text import CLOSERS, ngram_counts, sentences, units
 

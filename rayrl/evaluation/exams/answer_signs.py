@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 
-from rayrl.evaluation import answer_patterns as words
+from rayrl.evaluation.exams import answer_patterns as words
 
 _FIRST_SIGN = 0xE000
 _LOWERED = 16

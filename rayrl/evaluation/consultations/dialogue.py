@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from rayrl.evaluation.consultation_cases import Case, Language
+from rayrl.evaluation.consultations.cases import Case, Language
 from rayrl.judge.parse import CUT
 from rayrl.rewards.text import units
 from rayrl.types import Message

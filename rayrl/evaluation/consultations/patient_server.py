@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from rayrl.evaluation.consultation import CASE
-from rayrl.evaluation.consultation_cases import Language, case_sentences
-from rayrl.evaluation.consultation_measures import content
+from rayrl.evaluation.consultations.cases import Language, case_sentences
+from rayrl.evaluation.consultations.dialogue import CASE
+from rayrl.evaluation.consultations.measures import content
 from rayrl.judge.local_server import local_endpoint
 from rayrl.judge.prompts import fenced_texts
 from rayrl.rewards.question_patterns import ITEMS

@@ -7,7 +7,7 @@ first. Every repetition is bounded: a model that collapses writes very long line
 
 Left out: what the words mean for the patient; a pattern finds a form of speech, not whether it is right. Advice against
 something ("don't take it") is no correction: answers that invent a medicine warn of its side effects too. Where and
-how fast an answer sends the patient is in safety_care_patterns.py.
+how fast an answer sends the patient is in care_patterns.py.
 """
 
 from __future__ import annotations

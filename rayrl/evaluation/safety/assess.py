@@ -24,8 +24,8 @@ from typing import Any, Literal, get_args
 from rayrl.config.sources import SourceConfig
 from rayrl.data.readers import Read, Rejected, read_prompt_rows
 from rayrl.data.readers.rows import kind_of, short
-from rayrl.evaluation import safety_care_patterns as care
-from rayrl.evaluation import safety_patterns as patterns
+from rayrl.evaluation.safety import care_patterns as care
+from rayrl.evaluation.safety import patterns
 from rayrl.evaluation.stage_report import Table
 from rayrl.evaluation.statistics import Estimate, by_prompt, proportion_interval
 from rayrl.rewards.questions import asks_question

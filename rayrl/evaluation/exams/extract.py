@@ -30,8 +30,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
-from rayrl.evaluation import answer_patterns as words
-from rayrl.evaluation.answer_signs import is_lowered, letter_of, plain, spoken, with_signs
+from rayrl.evaluation.exams import answer_patterns as words
+from rayrl.evaluation.exams.answer_signs import is_lowered, letter_of, plain, spoken, with_signs
 
 _WINDOW = 40
 """Characters before a claim that may deny it or make it conditional."""

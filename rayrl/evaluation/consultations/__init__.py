@@ -1,0 +1,1 @@
+"""Consultations with a simulated patient: cases, the talk, what is counted of it."""

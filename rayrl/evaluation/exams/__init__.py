@@ -1,0 +1,1 @@
+"""Exams: how questions are put, which letters an answer chooses, accuracy."""
