@@ -1,6 +1,6 @@
 """A patient made of rules behind an OpenAI-compatible HTTP endpoint: consultations without a key or another model.
 
-It reads its case from the fenced text of consultation.py's prompt, as a model would, and knows nothing else. It begins
+It reads its case from the fenced text of dialogue.py's prompt, as a model would, and knows nothing else. It begins
 with the case's first sentence; asked something, it answers with the sentence, not yet said, that has most to do with
 the question, or says that it doesn't know; when it has told everything, or wasn't asked for the second time, it thanks
 the doctor and says goodbye. The same talk always gets the same answer. It is there to try evaluation and for tests: it
