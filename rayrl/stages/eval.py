@@ -61,10 +61,11 @@ def main(config_path: str) -> None:
     respondents = {model.name: make_respondent(config, model) for model in config.models if model.published is None}
     records = Records()
     with connect(config.ray.address, object_store_mb=config.ray.object_store_mb), ExitStack() as stack:
+        asking = config
         if sets.cases and respondents:
-            config = config.model_copy(update={"patient": _reachable(config.patient, stack)})
+            asking = config.model_copy(update={"patient": _reachable(config.patient, stack)})
         for model in config.models:
-            _ask(config, model, sets, respondents.get(model.name), records)
+            _ask(asking, model, sets, respondents.get(model.name), records)
         _check_answered(config, records)
         records.matches += judge_matches(config, records.answers, records.talks)
         if config.scored is not None:
