@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -45,6 +46,8 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    # What an earlier test of this process left in its store is still there.
+    urllib.request.urlopen(urllib.request.Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
     options = f"endpoint_override={host}:{port}&scheme=http&region=us-east-1"
     made, _ = fs.FileSystem.from_uri(f"s3://bucket?{options}&allow_bucket_creation=true")
     made.create_dir("bucket")
