@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from rayrl.evaluation.consultations.dialogue import (
     transcript,
 )
 from rayrl.evaluation.consultations.measures import (
-    averages,
+    Measures,
     diagnosis_named,
     information_leaked,
     measure,
@@ -302,6 +303,15 @@ def test_who_tells_what_in_english() -> None:
     assert (
         information_leaked(Dialogue("k", messages, "rounds"), Case("q", "你好，请问怎么办？", None, "", "zh")) is None
     )
+
+
+def averages(measures: Sequence[Measures]) -> dict[str, float | None]:
+    """The mean of each measure over the dialogues that have it."""
+    rows = [asdict(one) for one in measures]
+    found = {
+        name: [float(row[name]) for row in rows if row[name] is not None] for name in Measures.__dataclass_fields__
+    }
+    return {name: sum(values) / len(values) if values else None for name, values in found.items()}
 
 
 def test_all_measures_and_their_means() -> None:

@@ -72,7 +72,7 @@ def _wins(section: str, numbers: Sequence[Number]) -> Iterator[Table]:
 
 
 def _exams(numbers: Sequence[Number]) -> Iterator[Table]:
-    whole = [number for number in numbers if number.split == ALL and number.measure in ("accuracy",)]
+    whole = [number for number in numbers if number.split == ALL and number.measure == "accuracy"]
     means = [number for number in numbers if number.set == MEANS]
     table = pivot(whole, "set", "model")
     table |= {f"{MEANS}, {name}": row for name, row in pivot(means, "measure", "model").items()}

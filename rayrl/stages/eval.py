@@ -3,7 +3,7 @@
     report.html            tables, figures, texts side by side
     tables/NAME.csv, .tex  every table
     numbers.jsonl          every number with its interval (evaluation/numbers.py)
-    answers.jsonl, exams.jsonl, talks.jsonl, matches.jsonl, scores.jsonl   what the numbers rest on
+    answers.jsonl, exams.jsonl, talks.jsonl, safety.jsonl, matches.jsonl, scores.jsonl   what the numbers rest on
     flagged.csv            answers to safety requests that a person must read
     rejected.jsonl         rows that couldn't be used, with file, line and reason
     summary.json, config.yaml, manifest.json

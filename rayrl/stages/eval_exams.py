@@ -30,7 +30,7 @@ _TASK = pa.schema([("number", pa.int64()), ("texts", pa.string())])
 _AT_ONCE = 512
 """Questions a task: enough that lengths can be sorted, few enough that a cut run loses little."""
 _MAX_BATCH_TOKENS = 1024
-TOO_LONG = "longer than the model's window"
+UNFIT = "longer than the model's window, or an option's token is one with the question's last"
 
 
 def exam_messages(exam: ExamSet, item: ExamItem) -> list[Message]:
@@ -113,7 +113,7 @@ def _score(
     arguments = (path, pad_id, rollout, model.chat_template)
     for answer in answers(tasks, ChoiceWorker, arguments, pool):
         yield [
-            Answer(key, None, logprobs=logprobs or None, reason=None if logprobs else TOO_LONG)
+            Answer(key, None, logprobs=logprobs or None, reason=None if logprobs else UNFIT)
             for key, logprobs in zip(keys[answer["number"]], answer["logprobs"], strict=True)
         ]
 

@@ -15,7 +15,7 @@ from rayrl.evaluation.eval_numbers import Measured, all_numbers, findings_of
 from rayrl.evaluation.eval_page import eval_page, headline
 from rayrl.evaluation.eval_tables import tables_of
 from rayrl.evaluation.experts import expert_agreement
-from rayrl.evaluation.numbers import ALL, NUMBERS, write_numbers
+from rayrl.evaluation.numbers import NUMBERS, write_numbers
 from rayrl.evaluation.pairwise import Match
 from rayrl.evaluation.records import Records
 from rayrl.evaluation.safety.assess import flag_table, flagged_rows
@@ -54,7 +54,6 @@ def write_results(
         "headline": f"{text}. {detail}",
         "models": models,
         "sets": {exam.name: {"questions": len(exam.items), "split_hash": exam.split_hash} for exam in sets.exams},
-        "numbers": [asdict(number) for number in numbers if number.split == ALL],
     }
     return summary, [_console(table) for table in tables if " by " not in table.title][:_ON_CONSOLE]
 
@@ -66,7 +65,9 @@ def _facts(config: EvalConfig, sets: Sets) -> list[tuple[str, str]]:
         asked = config.pairwise.asked
         criteria = "" if asked is None else f": {', '.join(criterion.name for criterion in asked.criteria)}"
         judge = "rules" if asked is None else f"{asked.model} at {asked.endpoint}"
-        facts += [("Pairs judged by", judge + criteria), ("A win", _WINS[config.pairwise.ties])]
+        facts.append(("Pairs judged by", judge + criteria))
+        if asked is not None:
+            facts.append(("A win", _WINS[config.pairwise.ties]))
     if config.scored is not None:
         facts.append(("Scored by", f"{config.scored.judge.model} at {config.scored.judge.endpoint}"))
     if sets.cases and any(model.published is None for model in config.models):
@@ -74,8 +75,13 @@ def _facts(config: EvalConfig, sets: Sets) -> list[tuple[str, str]]:
     counted = {f"{one.level} of {one.language}" for one in sets.questions if one.config.metrics}
     if counted:
         facts.append(("Metrics count", ", ".join(sorted(counted))))
-    rollout = config.rollout
-    facts.append(("Decoding", f"temperature {rollout.temperature:g}, at most {rollout.max_new_tokens} tokens"))
+    by_way: dict[str, list[str]] = {}
+    for model in config.models:
+        if model.model is not None:
+            rollout = config.rollout_of(model)
+            way = f"temperature {rollout.temperature:g}, at most {rollout.max_new_tokens} tokens"
+            by_way.setdefault(way, []).append(model.name)
+    facts += [("Decoding" if len(by_way) == 1 else f"Decoding of {', '.join(names)}", w) for w, names in by_way.items()]
     return facts
 
 

@@ -8,7 +8,7 @@ counts as naming it, and facts are told apart by the characters and words that t
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import fmean
 
 from rayrl.evaluation.consultations.cases import Case, case_facts
@@ -75,13 +75,6 @@ def measure(dialogue: Dialogue, case: Case) -> Measures:
         told=leaks.told if leaks else None,
         doctor_ahead=leaks.doctor_ahead if leaks else None,
     )
-
-
-def averages(measures: Sequence[Measures]) -> dict[str, float | None]:
-    """The mean of each measure over those dialogues that have it; of truths, the share that are true."""
-    rows = [asdict(one) for one in measures]
-    names = list(Measures.__dataclass_fields__)
-    return {name: _mean(float(row[name]) for row in rows if row[name] is not None) for name in names}
 
 
 def questions_asked(dialogue: Dialogue) -> float | None:
