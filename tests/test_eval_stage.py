@@ -131,6 +131,15 @@ def endpoint_model(name: str, url: str, tmp_path: Path, **changes: Any) -> dict[
     return {"name": name, "endpoint": endpoint}
 
 
+def judged(
+    tmp_path: Path, models: Sequence[dict[str, Any]], sets: dict[str, Any], server: HostileServer, **changes: Any
+) -> Path:
+    """The questions alone, judged by the server."""
+    judging = {"endpoint": server.url, "model": "test-judge", "cache": str(tmp_path / "judge.sqlite"), **changes}
+    judging["criteria"] = [{"name": "accuracy"}, {"name": "conciseness"}]
+    return config(tmp_path, models, {"questions": sets["questions"]}, pairwise={"judge": judging, "criteria": "own"})
+
+
 def numbers_of(folder: Path) -> dict[tuple[str, str, str, str, str], Number]:
     found = read_numbers(folder / "numbers.jsonl")
     keys = [(n.section, n.set, n.split, n.model, n.measure) for n in found]
@@ -249,13 +258,7 @@ def test_a_judge_that_dies_costs_no_repeated_call(
     doctor = Doctor()
     with local_endpoint(doctor, "doctor") as url, HostileServer() as judge:
         models = [{"name": "one", "model": "tiny-random"}, endpoint_model("doctor", url, tmp_path)]
-        judging = {
-            "endpoint": judge.url, "model": "test-judge", "cache": str(tmp_path / "judge.sqlite"), "concurrency": 1,
-            "max_retries": 0, "criteria": [{"name": "accuracy"}, {"name": "conciseness"}],
-        }  # fmt: skip
-        path = config(
-            tmp_path, models, {"questions": sets["questions"]}, pairwise={"judge": judging, "criteria": "own"}
-        )
+        path = judged(tmp_path, models, sets, judge, concurrency=1, max_retries=0)
         judge.status = 401  # refuses everything
         assert cli.main(["eval", str(path)]) == 1
         assert "HTTP 401" in capsys.readouterr().err
@@ -273,13 +276,7 @@ def test_a_budget_that_is_spent_stops_and_goes_on_when_raised(
 ) -> None:
     with local_endpoint(Doctor(), "doctor") as url, HostileServer() as judge:
         models = [{"name": "one", "model": "tiny-random"}, endpoint_model("doctor", url, tmp_path)]
-        judging = {
-            "endpoint": judge.url, "model": "test-judge", "cache": str(tmp_path / "judge.sqlite"),
-            "criteria": [{"name": "accuracy"}, {"name": "conciseness"}], "budget": {"calls": 5},
-        }  # fmt: skip
-        path = config(
-            tmp_path, models, {"questions": sets["questions"]}, pairwise={"judge": judging, "criteria": "own"}
-        )
+        path = judged(tmp_path, models, sets, judge, budget={"calls": 5})
         assert cli.main(["eval", str(path)]) == 1
         assert "budget" in capsys.readouterr().err and not (tmp_path / "out").exists()
         assert cli.main(["eval", str(path), "pairwise.judge.budget.calls=100"]) == 0
@@ -313,13 +310,7 @@ def test_a_judge_that_falls_silent_in_the_middle_leaves_nothing_finished(
 
     with local_endpoint(Doctor(), "doctor") as url, HostileServer(score=dies_after_five) as judge:
         models = [{"name": "one", "model": "tiny-random"}, endpoint_model("doctor", url, tmp_path)]
-        judging = {
-            "endpoint": judge.url, "model": "test-judge", "cache": str(tmp_path / "judge.sqlite"), "concurrency": 1,
-            "max_retries": 0, "criteria": [{"name": "accuracy"}, {"name": "conciseness"}],
-        }  # fmt: skip
-        path = config(
-            tmp_path, models, {"questions": sets["questions"]}, pairwise={"judge": judging, "criteria": "own"}
-        )
+        path = judged(tmp_path, models, sets, judge, concurrency=1, max_retries=0)
         assert cli.main(["eval", str(path)]) == 1
         assert "the judge gave no verdict on" in capsys.readouterr().err and not (tmp_path / "out").exists()
         count = -1000
