@@ -14,7 +14,7 @@ from rayrl.errors import UserError
 
 BESIDE = "config.yaml.new"
 """What a start that was killed while it wrote config.yaml leaves."""
-MAY_CHANGE = ("output_dir", "steps", "cluster", "logging", "checkpoint")
+MAY_CHANGE = ("output_dir", "steps", "cluster", "logging", "checkpoint", "recovery")
 """Top-level keys that a resumed run may change."""
 REWARD_MAY_CHANGE = ("on_failure", "timeout_s")
 JUDGE_MAY_CHANGE = (

@@ -18,6 +18,8 @@ from cluster.errors import ActorLost, AnswerTimeout
 
 GRACE_S = 2.0
 """After an actor's error, how long to look for another's death that explains it."""
+POLL_S = 5.0
+"""Between looks at actors that are awaited."""
 MAX_NAMES = 8
 _DEATHS = (
     rex.RayActorError,
@@ -32,7 +34,58 @@ _DEATHS = (
 )
 
 
-def wait_for(refs: Sequence[ray.ObjectRef], timeout_s: float, what: str, who: Sequence[str]) -> list[Any]:
+class Watch:
+    """Looks after actors while their answers are awaited, and tells which of them have stopped working.
+
+    Its actors have a method `progress() -> (count, busy)` that is answered beside whatever else they do. One that works
+    and whose count stands still for its limit, or that answers nothing for so long, is stuck. One that doesn't work is
+    waiting for something itself.
+    """
+
+    def __init__(self, handles: Mapping[str, Any], limits_s: Mapping[str, float], every_s: float = POLL_S) -> None:
+        """By the actors' names. `every_s`: seconds between looks."""
+        self._handles, self.limits_s, self.every_s = dict(handles), dict(limits_s), every_s
+        now = time.monotonic()
+        self._since = dict.fromkeys(handles, now)
+        self._counts: dict[str, int] = {}
+        self._asked: dict[str, tuple[ray.ObjectRef, float]] = {}
+        self._next_look = now + every_s
+
+    def look(self) -> tuple[str, ...]:
+        """Names of the stuck. Where some answer nothing, only those: the others may wait for them."""
+        now = time.monotonic()
+        if now < self._next_look:
+            return ()
+        self._next_look = now + self.every_s
+        self._listen(now)
+        for name, handle in self._handles.items():
+            if name not in self._asked:
+                self._asked[name] = (handle.progress.remote(), now)
+        stuck = [name for name, since in self._since.items() if now - since > self.limits_s[name]]
+        if not stuck:
+            return ()
+        silent = [name for name, (_, asked) in self._asked.items() if now - asked > 1.5 * self.every_s]
+        return tuple(silent or stuck)
+
+    def _listen(self, now: float) -> None:
+        """Takes the answers to the last look."""
+        by_ref = {ref: name for name, (ref, _) in self._asked.items()}
+        ready = ray.wait(list(by_ref), num_returns=len(by_ref), timeout=0)[0] if by_ref else []
+        for ref in ready:
+            name = by_ref[ref]
+            del self._asked[name]
+            try:
+                count, busy = ray.get(ref)
+            except rex.RayError:
+                continue  # its death shows in what is awaited
+            if not busy or count != self._counts.get(name):
+                self._since[name] = now
+            self._counts[name] = count
+
+
+def wait_for(
+    refs: Sequence[ray.ObjectRef], timeout_s: float, what: str, who: Sequence[str], watch: Watch | None = None
+) -> list[Any]:
     """The values of `refs`, in their order.
 
     Args:
@@ -40,9 +93,10 @@ def wait_for(refs: Sequence[ray.ObjectRef], timeout_s: float, what: str, who: Se
         timeout_s: limit for all of them together.
         what: step and phase for errors, as in "step 12, update".
         who: the actor behind each reference, as in "policy[1]".
+        watch: looks meanwhile for actors that are stuck.
 
     Raises:
-        AnswerTimeout: not all in time; names those missing.
+        AnswerTimeout: not all in time, or an actor is stuck; names those missing or stuck.
         ActorLost: an actor died or didn't start.
         Exception: whatever an actor raised, in its own type, with the remote traceback as its cause.
     """
@@ -52,26 +106,41 @@ def wait_for(refs: Sequence[ray.ObjectRef], timeout_s: float, what: str, who: Se
     pending = dict(zip(refs, who, strict=True))
     answers: dict[ray.ObjectRef, Any] = {}
     while pending:
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=max(0.0, deadline - time.monotonic()))
-        if not ready:
-            raise _late(tuple(pending.values()), len(refs), timeout_s, what)
-        for ref in ready:
-            name = pending.pop(ref)
-            try:
-                answers[ref] = ray.get(ref, timeout=max(0.001, deadline - time.monotonic()))
-            except rex.GetTimeoutError:
-                raise _late((name, *pending.values()), len(refs), timeout_s, what) from None
-            except rex.RayTaskError as error:
-                _raise_root(error, name, pending, what)
-            except _DEATHS as error:
-                raise _lost(error, name, what) from error
+        ref = _first(pending, deadline, timeout_s, len(refs), what, watch)
+        name = pending.pop(ref)
+        try:
+            answers[ref] = ray.get(ref, timeout=max(0.001, deadline - time.monotonic()))
+        except rex.GetTimeoutError:
+            raise _late((name, *pending.values()), len(refs), timeout_s, what) from None
+        except rex.RayTaskError as error:
+            _raise_root(error, name, pending, what)
+        except _DEATHS as error:
+            raise _lost(error, name, what) from error
     return [answers[ref] for ref in refs]
 
 
-def gather_named(calls: Mapping[str, ray.ObjectRef], timeout_s: float, what: str) -> dict[str, Any]:
-    """`wait_for` over a mapping from actor names to references; values by name. Raises the same."""
-    values = wait_for(list(calls.values()), timeout_s, what, list(calls))
-    return dict(zip(calls, values, strict=True))
+def first_of(
+    pending: Mapping[ray.ObjectRef, str], timeout_s: float, what: str, watch: Watch | None = None
+) -> ray.ObjectRef:
+    """The first reference that has an answer, or an error, of those behind which the named actors work.
+
+    Raises AnswerTimeout as `wait_for`.
+    """
+    return _first(pending, time.monotonic() + timeout_s, timeout_s, len(pending), what, watch)
+
+
+def _first(
+    pending: Mapping[ray.ObjectRef, str], deadline: float, timeout_s: float, asked: int, what: str, watch: Watch | None
+) -> ray.ObjectRef:
+    while True:
+        left = max(0.0, deadline - time.monotonic())
+        ready, _ = ray.wait(list(pending), num_returns=1, timeout=min(left, watch.every_s) if watch else left)
+        if ready:
+            return ready[0]
+        if watch is not None and (stuck := watch.look()):
+            raise _stuck(stuck, what, watch)
+        if time.monotonic() >= deadline:
+            raise _late(tuple(pending.values()), asked, timeout_s, what)
 
 
 def _raise_root(error: rex.RayTaskError, name: str, pending: Mapping[ray.ObjectRef, str], what: str) -> None:
@@ -95,14 +164,21 @@ def _raise_root(error: rex.RayTaskError, name: str, pending: Mapping[ray.ObjectR
 
 
 def _late(missing: tuple[str, ...], asked: int, timeout_s: float, what: str) -> AnswerTimeout:
-    names = ", ".join(missing[:MAX_NAMES]) + (
-        f" and {len(missing) - MAX_NAMES} more" if len(missing) > MAX_NAMES else ""
-    )
     return AnswerTimeout(
-        f"no answer from {names} within {timeout_s:g} s ({what}; {asked - len(missing)} of {asked} answered): "
-        "hung, or slower than the limit allows",
+        f"no answer from {_listed(missing)} within {timeout_s:g} s ({what}; {asked - len(missing)} of {asked} "
+        "answered): hung, or slower than the limit allows",
         missing,
     )
+
+
+def _stuck(names: tuple[str, ...], what: str, watch: Watch) -> AnswerTimeout:
+    limit_s = max(watch.limits_s[name] for name in names)
+    return AnswerTimeout(f"{_listed(names)} made no progress for {limit_s:g} s ({what})", names)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def _lost(error: BaseException, name: str, what: str) -> ActorLost:

@@ -28,6 +28,10 @@ class RoleSpec:
     """Another role whose bundles this one shares, rank i with rank i. That role itself shares nobody's."""
     env: Mapping[str, str] = field(default_factory=dict)
     """Environment variables of its processes."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    """A rank's custom resources, as nodes declare them (`ray start --resources`): they pin a role to kinds of nodes."""
+    min_ranks: int | None = None
+    """With how many ranks a run may start and go on, where they are independent of each other; None: with all only."""
 
     def __post_init__(self) -> None:
         if self.ranks < 1:
@@ -38,6 +42,10 @@ class RoleSpec:
             )
         if self.gpus > 1 and self.gpus != int(self.gpus):
             raise ValueError(f"role {self.name!r}: more than one GPU a rank must be a whole number, got {self.gpus}")
+        if self.min_ranks is not None and not 1 <= self.min_ranks <= self.ranks:
+            raise ValueError(f"role {self.name!r}: min_ranks must be 1 to {self.ranks}, got {self.min_ranks}")
+        if self.min_ranks is not None and self.colocate_with is not None:
+            raise ValueError(f"role {self.name!r} shares bundles and can't come and go by itself: leave min_ranks out")
 
     @property
     def rank_names(self) -> list[str]:
@@ -55,3 +63,5 @@ class NodeResources:
     name: str
     cpus: float
     gpus: float = 0.0
+    custom: Mapping[str, float] = field(default_factory=dict)
+    """Custom resources by name."""

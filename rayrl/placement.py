@@ -7,7 +7,7 @@ Where ranks then go is decided in cluster/fit.py (beforehand) and cluster/placem
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cluster.fit import groups
@@ -48,11 +48,22 @@ def role_specs(config: PPOConfig) -> list[RoleSpec]:
     """
     leaders = _leaders(config)
     try:
-        specs = [replace(spec, colocate_with=leaders.get(spec.name)) for spec in _reservations(config)]
+        specs = [_placed(spec, leaders, config) for spec in _reservations(config)]
         groups(specs)
     except ValueError as error:
         raise ConfigError(f"the roles can't be placed: {error}") from None
     return specs
+
+
+def _placed(spec: RoleSpec, leaders: Mapping[str, str], config: PPOConfig) -> RoleSpec:
+    """With whom it shares bundles, on which nodes, and whether its ranks may come and go."""
+    kind = spec.name.partition(":")[0]
+    pin = config.cluster.pin.get(kind)
+    spec = replace(spec, colocate_with=leaders.get(spec.name), resources={pin: 1.0} if pin else {})
+    shares = spec.name in {*leaders, *leaders.values()}
+    if kind == "rollout" and not shares and not spec.strategy.startswith("STRICT"):
+        return replace(spec, min_ranks=config.recovery.min_engines or spec.ranks)
+    return spec
 
 
 def shares_trunk(config: PPOConfig) -> bool:

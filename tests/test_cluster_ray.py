@@ -92,7 +92,7 @@ def test_answers_come_in_order(local_ray: Session) -> None:
     refs = [slow.sleep.remote(0.3), fast.echo.remote(2)]
     assert health.wait_for(refs, 30, "step 1, test", ["slow[0]", "fast[0]"]) == [None, 2]
     calls = {"fast[0]": fast.echo.remote("a"), "slow[0]": slow.echo.remote("b")}
-    assert health.gather_named(calls, 30, "step 1, test") == {"fast[0]": "a", "slow[0]": "b"}
+    assert health.wait_for(list(calls.values()), 30, "step 1, test", list(calls)) == ["a", "b"]
     assert health.wait_for([], 1, "nothing", []) == []
     with pytest.raises(ValueError, match="1 references, but 0 names"):
         health.wait_for([fast.echo.remote(1)], 1, "test", [])
@@ -174,7 +174,7 @@ def test_roles_share_bundles_and_give_them_back(local_ray: Session) -> None:
         for rank in range(spec.ranks)
     }
     calls = {f"{name}[{rank}]": actor.where.remote() for (name, rank), actor in actors.items()}
-    where = health.gather_named(calls, 60, "start")
+    where = dict(zip(calls, health.wait_for(list(calls.values()), 60, "start", list(calls)), strict=True))
     groups = {name: group for name, (group, _, _) in where.items()}
     assert groups["policy[0]"] == groups["policy[1]"] == groups["critic[0]"] == groups["critic[1]"]
     assert groups["reward:x[0]"] not in (None, groups["policy[0]"])

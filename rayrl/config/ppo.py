@@ -17,6 +17,10 @@ from rayrl.config.strict import CommandConfig, Strict
 from rayrl.config.versus import VersusConfig
 
 
+Role = Literal["policy", "critic", "reference", "rollout", "reward"]
+Phase = Literal["generate", "score", "update", "sync", "checkpoint"]
+
+
 class PolicyConfig(TrainerConfig):
     """The policy: the model that PPO improves."""
 
@@ -229,8 +233,13 @@ class ClusterConfig(Strict):
     strategy: Literal["PACK", "SPREAD", "STRICT_PACK", "STRICT_SPREAD"] = Field(
         "PACK", description="Of a role's ranks."
     )
-    colocate: list[list[Literal["policy", "critic", "reference", "rollout", "reward"]]] = Field(
+    colocate: list[list[Role]] = Field(
         [], description="Groups of roles that share devices (fractions of one bundle a rank)."
+    )
+    pin: dict[Role, str] = Field(
+        {},
+        description="Custom resource that a role's nodes must declare, as in `{rollout: spot}` with nodes started by "
+        "`ray start --resources '{\"spot\": 1000}'`; a rank takes 1 of it.",
     )
     take_turns: bool = Field(
         False,
@@ -240,6 +249,28 @@ class ClusterConfig(Strict):
     start_timeout_s: PositiveFloat = Field(600.0, description="Limit for actors to start.")
     step_timeout_s: PositiveFloat = Field(1800.0, description="Limit for any remote wait in a step.")
     collective_timeout_s: PositiveFloat = Field(600.0, description="Limit for any collective.")
+
+
+class RecoveryConfig(Strict):
+    """What happens when an actor dies, hangs or loses its node, or the storage fails."""
+
+    max_per_step: int = Field(
+        3, ge=0, description="Recoveries within one step, after which the run stops; 0: the first death stops it."
+    )
+    min_engines: PositiveInt | None = Field(
+        None,
+        description="Engines with which the run may start where `rollout.engines` have no room yet; the others join "
+        "when there is. By default the start waits for all. A running one goes on with any number.",
+    )
+    no_progress_s: PositiveFloat = Field(
+        600.0, description="An actor that works and gets no further for so long is taken for dead."
+    )
+    no_progress_s_of: dict[Role, dict[Phase, PositiveFloat]] = Field(
+        {}, description="The same by role and phase, as in `{policy: {update: 1200}}`."
+    )
+    storage_wait_s: float = Field(
+        600.0, ge=0, description="How long storage that is full or gone is waited for before the run stops."
+    )
 
 
 class PPOConfig(CommandConfig):
@@ -265,6 +296,7 @@ class PPOConfig(CommandConfig):
     evaluation: EvaluationConfig = Field(default_factory=EvaluationConfig, description="Held-out scoring.")
     logging: LoggingConfig = Field(default_factory=LoggingConfig, description="Metrics, samples, report.")
     cluster: ClusterConfig = Field(default_factory=ClusterConfig, description="Ray.")
+    recovery: RecoveryConfig = Field(default_factory=RecoveryConfig, description="Deaths, hangs, lost nodes.")
 
     @model_validator(mode="after")
     def _fits_together(self) -> PPOConfig:
@@ -302,6 +334,9 @@ class PPOConfig(CommandConfig):
             )
         if self.rollout.backend == "hf" and self.rollout.tensor_parallel > 1:
             raise ValueError("rollout.tensor_parallel: the hf backend runs on one device an engine")
+        least = self.recovery.min_engines
+        if least is not None and least > self.rollout.engines:
+            raise ValueError(f"recovery.min_engines: {least} is more than rollout.engines ({self.rollout.engines})")
         if self.transfer_backend == "ipc" and self.rollout.engines > self.policy.ranks:
             raise ValueError(
                 f"rollout.engines: with weight transfer over ipc each engine shares a policy rank's GPU, so at most "
