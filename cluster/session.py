@@ -1,7 +1,8 @@
 """Connects this process to Ray: a private cluster on this machine, or one that is there already.
 
-A local cluster is this run's own: no dashboard, a token that only this process and its children know, its files under a
-path short enough for Unix sockets. Left out: starting clusters on other machines (`ray up`, KubeRay).
+A local cluster is this run's own: no dashboard, a token that only this process and its children know, ports on the
+loopback interface alone, its files under a path short enough for Unix sockets. Left out: starting clusters on other
+machines (`ray up`, KubeRay) and sending jobs to them (submission.py).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 
 from cluster.errors import CannotConnect
@@ -30,6 +32,10 @@ MAX_TEMP_DIR_BYTES = 40
 """A Unix socket's path has 107 bytes; `/session_<date>_<pid>/sockets/plasma_store` takes 66 of them."""
 TEMP_DIR_MB = 256
 """Room that a session's logs and sockets need."""
+CLUSTER_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+"""At 0 a node's address is the loopback one, and Ray listens there alone: what Ray does by itself on macOS."""
+ON_LOOPBACK = {CLUSTER_VARIABLE: "0", "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+"""Environment of a local cluster; each variable may be set otherwise on purpose."""
 REACH_TIMEOUT_S = 10.0
 """Limit for the first TCP connection to a cluster's address; Ray itself would try for minutes."""
 
@@ -77,14 +83,35 @@ def connect(
     target = choose(address, os.environ)
     logger.info(target.why)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": log_to_driver}
+    local = target.address == "local"
+    with on_loopback() if local else nullcontext():
+        try:
+            if local:
+                _start(num_cpus, object_store_mb, quiet)
+            else:
+                _join(target.address, quiet)
+            yield Session(ray.get_runtime_context().gcs_address, local)
+        finally:
+            ray.shutdown()
+
+
+@contextmanager
+def on_loopback() -> Iterator[None]:
+    """In the block, what this process and its children start (Ray, gloo, NCCL) listens on the loopback interface alone.
+
+    Otherwise Ray's control store, raylet and agents and every worker listen on all interfaces.
+    """
+    ours = {name: value for name, value in ON_LOOPBACK.items() if name not in os.environ}
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    os.environ.update(ours)
+    if CLUSTER_VARIABLE in ours:
+        ray_constants.ENABLE_RAY_CLUSTER = False  # of this process, which read the variable when it imported ray
     try:
-        if target.address == "local":
-            _start(num_cpus, object_store_mb, quiet)
-        else:
-            _join(target.address, quiet)
-        yield Session(ray.get_runtime_context().gcs_address, target.address == "local")
+        yield
     finally:
-        ray.shutdown()
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        for name in ours:
+            os.environ.pop(name, None)
 
 
 def choose(address: str, environ: Mapping[str, str]) -> Target:
@@ -123,6 +150,8 @@ def temp_root(environ: Mapping[str, str], needed_mb: int = TEMP_DIR_MB) -> Path:
     advice = "set RAY_TMPDIR to a short path with room"
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if root.stat().st_uid != os.getuid():  # somebody made it first, to read what lies in it
+            raise CannotConnect(f"{root}, the folder for Ray's files, belongs to another user; {advice}")
         with tempfile.TemporaryFile(dir=root) as probe:
             probe.write(b"0" * 4096)
     except OSError as error:

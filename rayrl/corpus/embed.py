@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from rayrl.config.corpus import EncoderConfig
+from rayrl.config.trust import code_options, refusal, vllm_options, weight_options
 from rayrl.corpus.shingles import shingles
 from rayrl.errors import UserError
 
@@ -61,9 +62,11 @@ class _SentenceTransformers:
         except ImportError as error:
             raise UserError("encoder: `pip install sentence-transformers`, or use kind: ngrams") from error
         try:
-            self._model = SentenceTransformer(model)
+            weights = {"use_safetensors": weight_options()["use_safetensors"]}
+            self._model = SentenceTransformer(model, model_kwargs=weights, **code_options())
         except (OSError, ValueError) as error:
-            raise UserError(f"encoder: {model} can't be loaded: {str(error).splitlines()[0]}") from error
+            reason = str(error).splitlines()[0]
+            raise refusal(model, error) or UserError(f"encoder: {model} can't be loaded: {reason}") from error
 
     def __call__(self, texts: Sequence[str], languages: Sequence[str]) -> np.ndarray:
         return unit_length(np.asarray(self._model.encode(list(texts), show_progress_bar=False), dtype=np.float32))
@@ -82,9 +85,12 @@ class _VLLM:
             raise UserError("encoder: vLLM isn't installed; use kind: ngrams") from error
         options = {} if on_gpu else {"kv_cache_memory_bytes": 1 << 30}
         try:
-            self._model: Any = LLM(model, runner="pooling", enforce_eager=True, disable_log_stats=True, **options)
-        except (OSError, ValueError) as error:
-            raise UserError(f"encoder: {model} can't be loaded: {str(error).strip().splitlines()[0]}") from error
+            self._model: Any = LLM(
+                model, runner="pooling", enforce_eager=True, disable_log_stats=True, **options, **vllm_options()
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise refusal(model, error) or UserError(f"encoder: {model} can't be loaded: {reason}") from error
         self._longest = int(self._model.model_config.max_model_len)
 
     def __call__(self, texts: Sequence[str], languages: Sequence[str]) -> np.ndarray:

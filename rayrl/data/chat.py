@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from jinja2.exceptions import TemplateError
 
+from rayrl.config.trust import code_options, refusal
 from rayrl.data.prompts import ReadResult, Rejected
 from rayrl.errors import UserError
 from rayrl.types import Message, Prompt, PromptRow
@@ -39,8 +40,10 @@ def load_tokenizer(
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left", **code_options())
     except (OSError, ValueError) as error:
+        if refused := refusal(path, error):
+            raise refused from error
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"No tokenizer could be loaded from {path}: {reason}") from error
     if chat_template is not None:

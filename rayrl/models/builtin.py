@@ -22,6 +22,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rayrl.config.trust import check_weight_files, code_options
 from rayrl.errors import UserError
 
 if TYPE_CHECKING:
@@ -87,8 +88,7 @@ def resolve_model(name: str) -> str:
         adapter = (path / "adapter_config.json").is_file()
         hint = "it holds a PEFT adapter; merge it into its base model first" if adapter else "is it the right folder?"
         raise UserError(f"{path} has no config.json, so it isn't a Hugging Face checkpoint: {hint}")
-    if not any(path.glob("*.safetensors")) and not any(path.glob("*.bin")):
-        raise UserError(f"{path} has a config.json but no weights: no *.safetensors (or *.bin) file lies in it.")
+    check_weight_files(path)
     return str(path)
 
 
@@ -181,7 +181,9 @@ def _convert_smollm2(folder: Path) -> None:
     with redirect_stderr(
         StringIO()
     ):  # its progress bar can't be switched off otherwise; errors are raised all the same
-        loaded = AutoModelForCausalLM.from_pretrained(source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32)
+        loaded = AutoModelForCausalLM.from_pretrained(
+            source, gguf_file=SMOLLM2_GGUF, dtype=torch.float32, **code_options()
+        )
     keep = loaded.config.to_dict()
     # The loaded config says where it came from (GGUF); the new folder is a plain checkpoint.
     for key in ("quantization_config", "_name_or_path", "_model_name_or_path", "architectures", "dtype"):
@@ -211,7 +213,7 @@ def _smollm2_tokenizer(source: Path, window: int) -> Any:
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer
 
-    read = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF)
+    read = AutoTokenizer.from_pretrained(source, gguf_file=SMOLLM2_GGUF, **code_options())
     backend = read.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]

@@ -1,11 +1,14 @@
 """Loading models: the one way a policy, reference, reward model or critic comes into memory.
 
-Leaves out tokenizers (rayrl/data/chat.py), what is trained (partition.py) and built-in models (builtin.py).
+What a checkpoint may bring along is decided in rayrl/config/trust.py. Leaves out tokenizers (rayrl/data/chat.py), what
+is trained (partition.py) and built-in models (builtin.py).
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
@@ -21,6 +24,7 @@ from transformers import (
 )
 
 from rayrl.config.parts import TrainableConfig
+from rayrl.config.trust import code_options, refusal, weight_options
 from rayrl.errors import UserError
 from rayrl.models.attention import use_short_attention
 
@@ -45,9 +49,22 @@ def device() -> torch.device:
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
+@contextmanager
+def _refusals(path: str) -> Iterator[None]:
+    """What isn't allowed to load comes out of the block as UserError."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if refused := refusal(path, error):
+            raise refused from error
+        raise
+
+
 def load_causal_lm(path: str, dtype: DType) -> PreTrainedModel:
     """A causal language model in evaluation mode on the CPU; DeepSpeed or the caller moves it."""
-    return use_short_attention(AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype))).eval()
+    with _refusals(path):
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=resolve_dtype(dtype), **weight_options())
+    return use_short_attention(model).eval()
 
 
 def load_scorer(path: str, dtype: DType, new_head: bool = False) -> PreTrainedModel:
@@ -56,9 +73,10 @@ def load_scorer(path: str, dtype: DType, new_head: bool = False) -> PreTrainedMo
     `new_head`: `path` is a language model without a score head; the head starts at zero, so every value is 0.
     Otherwise a checkpoint without a trained head is refused.
     """
-    model, info = AutoModelForSequenceClassification.from_pretrained(
-        path, num_labels=1, dtype=resolve_dtype(dtype), output_loading_info=True
-    )
+    with _refusals(path):
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=1, dtype=resolve_dtype(dtype), output_loading_info=True, **weight_options()
+        )
     head = score_head(model)
     missing = [key for key in info["missing_keys"] if key.endswith(("score.weight", "classifier.weight"))]
     if new_head:
@@ -90,7 +108,8 @@ def score_head(model: PreTrainedModel) -> nn.Linear:
 def model_config(path: str) -> PretrainedConfig:
     """A checkpoint's config; a folder or name without one is a clear error."""
     try:
-        return AutoConfig.from_pretrained(path)
+        with _refusals(path):
+            return AutoConfig.from_pretrained(path, **code_options())
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(f"no model at {path!r}: {first_line}") from error
@@ -123,7 +142,8 @@ def _vocabulary(path: str) -> dict[str, int]:
     from transformers import AutoTokenizer
 
     try:
-        vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(path).get_vocab()
+        with _refusals(path):
+            vocabulary: dict[str, int] = AutoTokenizer.from_pretrained(path, **code_options()).get_vocab()
     except (OSError, ValueError) as error:
         first_line = str(error).strip().splitlines()[0]
         raise UserError(
