@@ -3,65 +3,45 @@
 It gets everything through its constructor. A step: generate; score with every source, the reference, the critic and the
 policy at one time; update policy and critic at one time; push the new weights; evaluate, log, checkpoint. All that a
 later step depends on is in `state_dict` and in the actors' own checkpoints, and every random choice derives from
-(seed, step), so a run that was killed ends as one that was not.
+(seed, step). So a run that was killed, and one that lost actors on its way, end as one that did not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import ray
-
+from actors.crew import Crew
 from actors.evaluation import HeldOut
 from actors.generation import Batch, Generation
-from actors.group import Group
-from actors.metrics import batch_metrics, require_finite, training_samples
+from actors.metrics import batch_metrics, sample_ids, training_samples
+from actors.phases import Phases, Prepared
+from actors.recovery import Healed, Healer
 from actors.scoring import Scoring
 from actors.weights import WeightSync
 from actors.worker import union_s
-from cluster.health import wait_for
+from cluster.errors import ActorLost, AnswerTimeout
 from rayrl.algorithms.kl import KLController
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.order import PromptOrder
-from rayrl.placement import shares_trunk
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
+from rayrl.tracking.recoveries import Recovery
 from rayrl.tracking.run_log import RunLog
-from rayrl.types import MixedScores, Prompt, Sample
+from rayrl.tracking.storage_wait import patiently
+from rayrl.types import Prompt, Sample
 
-TRAINING_SEED = 0
-"""Second integer of a training batch's seed (evaluation.py has its own)."""
+logger = logging.getLogger(__name__)
 
-
-@dataclass
-class Roles:
-    """The groups of actors of a run."""
-
-    policy: Group
-    critic: Group | None
-    reference: Group | None
-    rollout: Group
-    rewards: list[Group]
-
-    def all(self) -> dict[str, list[Group]]:
-        """By the name under which their busy time is logged."""
-        named = {"policy": [self.policy], "rollout": [self.rollout], "reward": self.rewards}
-        named |= {"critic": [self.critic]} if self.critic else {}
-        return named | ({"reference": [self.reference]} if self.reference else {})
+T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Prepared:
-    """What a step's update needs: references, and the scores."""
-
-    logprobs: list[ray.ObjectRef]
-    ref_logprobs: list[ray.ObjectRef]
-    values: list[ray.ObjectRef | None]
-    stats: list[Mapping[str, float]]
-    scores: MixedScores
+class WentBack(Exception):
+    """The trainers hold an earlier step's weights: steps from there on are done again."""
 
 
 class Coordinator:
@@ -71,7 +51,8 @@ class Coordinator:
         self,
         config: PPOConfig,
         prompts: Sequence[Prompt],
-        roles: Roles,
+        crew: Crew,
+        phases: Phases,
         generation: Generation,
         scoring: Scoring,
         sync: WeightSync,
@@ -80,162 +61,179 @@ class Coordinator:
         log: RunLog,
         progress: Progress,
         store: CheckpointStore,
-        first_step: int,
+        healer: Healer,
     ) -> None:
-        self.config, self.roles = config, roles
-        self._prompts, self._generation, self._scoring, self._sync = list(prompts), generation, scoring, sync
+        self.config, self.crew = config, crew
+        self._prompts, self._phases, self._scoring, self._sync = list(prompts), phases, scoring, sync
         self._heldout, self._kl, self._log, self._progress, self._store = heldout, kl, log, progress, store
+        self._healer = healer
         self._order = PromptOrder(len(self._prompts), config.prompts_per_step, config.seed, config.data.shuffle)
-        self._first_step = first_step
+        self._step = 0
+        """Steps that are applied; also the version of the weights."""
+        self._check_from = 0
+        self._began = False
         self._best: tuple[int, float] | None = None
+        self._start = self.state_dict(0)
         self._last_metrics: dict[str, float] = {}
+        generation.on_loss = self._engines_lost
 
-    def run(self) -> dict[str, float]:
-        """All steps that are left; the last step's metrics. The engines have the weights of `first_step` by now."""
-        self._heldout.drop_after(self._first_step)
-        if self._first_step == 0:
-            with self._progress.phase("evaluate"):
-                self._heldout.run(0)
-        self._take_busy()
-        self._progress.clock.take()
-        for step in range(self._first_step, self.config.steps):
-            batch = self._generate(step)
-            prepared = self._score(step, batch)
-            metrics = batch_metrics(step, batch, prepared.scores, prepared.stats)
-            self._sync.check(step, self._first_step, metrics["engine/logprob_gap"])
-            metrics |= self._update(step, batch, prepared)
-            with self._progress.phase("sync"):
-                metrics["weights/bytes"] = self.push(step + 1, f"step {step}, weight sync")
-            rows = [self._prompts[i].row for i in self._order.batch(step)]
-            samples = training_samples(step, batch, rows, prepared.scores, self.config.logging.samples_per_step)
-            self._evaluate_log_checkpoint(step, metrics, samples)
-        return self._last_metrics
+    def run(self, checkpoint: tuple[int, Path] | None = None) -> dict[str, float]:
+        """All steps after `checkpoint` (step, folder), or all; the last step's metrics."""
+        while True:
+            try:
+                if not self._began:
+                    with self._progress.phase("sync"):
+                        self._attempt("sync", lambda: self._begin(checkpoint))
+                self._heldout.drop_after(self._step)
+                if self._step == 0:
+                    with self._progress.phase("evaluate"):
+                        self._attempt("evaluate", lambda: self._heldout.run(0))
+                self._attempt("busy times", self._take_busy)
+                self._progress.clock.take()
+                while self._step < self.config.steps:
+                    self._do_step(self._step)
+                return self._last_metrics
+            except WentBack:
+                self._began = True  # with the weights of the step to which it went back
 
-    def push(self, version: int, what: str) -> int:
-        """Sends the weights after `version` steps; bytes sent.
+    def _begin(self, checkpoint: tuple[int, Path] | None) -> None:
+        if checkpoint is not None:
+            logger.info("resuming after step %d from %s", *checkpoint)
+            self._load(*checkpoint)
+        self.push("first weight sync")
+        self._began = True
+
+    def _do_step(self, step: int) -> None:
+        batch, prepared = self._experience(step)
+        metrics = batch_metrics(step, batch, prepared.scores, prepared.stats)
+        self._sync.check(step, self._check_from, metrics["engine/logprob_gap"])
+        with self._progress.phase("update"):
+            coef = self._kl.value
+            metrics |= self._attempt("update", lambda: self._phases.update(step, batch, prepared, coef), undo=True)
+            self._kl.update(metrics["kl/mean_per_sequence"], len(batch.infos))
+        self._step = step + 1
+        with self._progress.phase("sync"):
+            metrics["weights/bytes"] = self._attempt("sync", lambda: self.push(f"step {step}, weight sync"))
+        rows = [self._prompts[i].row for i in self._order.batch(step)]
+        samples = training_samples(step, batch, rows, prepared.scores, self.config.logging.samples_per_step)
+        self._evaluate_log_checkpoint(step, metrics, samples, sample_ids(batch, self.config.samples_per_prompt))
+
+    def _experience(self, step: int) -> tuple[Batch, Prepared]:
+        """Sampled and scored. Answers that went with their node are sampled again, by the same weights and seeds."""
+        prompts = [self._prompts[i] for i in self._order.batch(step)]
+        while True:
+            with self._progress.phase("generate"):
+                batch = self._attempt("generate", lambda: self._phases.generate(step, prompts))
+            with self._progress.phase("score"):
+                while True:
+                    try:
+                        return batch, self._phases.score(step, batch)
+                    except Exception as error:  # whatever a lost actor may have caused
+                        healed = self._heal(error, "score")
+                        if healed.answers_lost:
+                            break
+
+    def push(self, what: str) -> int:
+        """Sends the weights to all engines that are there, new ones too; bytes sent to each.
 
         Engines wake for it, since they can't load asleep, and stay awake until the next answers are sampled.
         """
-        self._colocated("wake", "offload")
-        return self._sync.push(version, what)
+        engines = self.crew.engines
+        self._phases.colocated("wake", "offload")
+        engines.start_missing()
+        new = engines.loaded() if len(engines.up) else engines.wait_for_one(what)
+        targets = engines.up.part(engines.up.ranks)
+        targets.add(new)
+        sent, dead = self._sync.push(targets, self._step, what)
+        if dead:
+            self._healer.note_lost_in_sync(dead, self._step)
+        alive = new.part([rank for rank, name in zip(new.ranks, new.names, strict=True) if name not in dead])
+        engines.join(alive)
+        if len(alive):
+            self._healer.learn_processes([alive])
+            self._check_from = self._step
+            self._healer.log.add(Recovery("joined", self._step, "sync", [], f"{', '.join(alive.names)} joined", 0.0))
+        return sent if len(engines.up) else self.push(what)
 
-    def _generate(self, step: int) -> Batch:
-        config = self.config
-        with self._progress.phase("generate"):
-            prompts = [self._prompts[i] for i in self._order.batch(step)]
-            seed = (config.seed, TRAINING_SEED, step)
-            batch = self._generation.generate(
-                prompts, config.samples_per_prompt, seed, f"step {step}, generation", config.logging.samples_per_step
-            )
-            self._colocated("sleep", "reload")
-        batch.check_version(step, f"step {step}")
-        return batch
+    def _engines_lost(self, error: ActorLost | AnswerTimeout, what: str) -> None:
+        """While they sampled: the others go on with their prompts; where none is left, one is waited for."""
+        self._healer.lose_engines(error, self._step)
+        if not len(self.crew.engines.up):
+            self.push(f"{what}, weights for a new engine")
 
-    def _colocated(self, engines: str, trainers: str) -> None:
-        """Where roles share devices: engines wake as optimizer state leaves, and the other way round."""
-        if not self.config.rollout.sleep_between_phases:
-            return
-        timeout_s = self.config.cluster.step_timeout_s
-        groups = [self.roles.policy, *([self.roles.critic] if self.roles.critic else [])]
-        calls = [(group, trainers) for group in groups]
-        calls.insert(0 if engines == "sleep" else len(calls), (self.roles.rollout, engines))
-        for group, method in calls:
-            group.run(timeout_s, method, method)
+    def _attempt(self, phase: str, action: Callable[[], T], undo: bool = False) -> T:
+        """`action`'s value, after recoveries where an actor was lost. Raises WentBack where steps are done again."""
+        while True:
+            try:
+                return action()
+            except WentBack:
+                raise
+            except Exception as error:  # whatever a lost actor may have caused
+                self._heal(error, phase, undo)
 
-    def _score(self, step: int, batch: Batch) -> Prepared:
-        roles, timeout_s = self.roles, self.config.cluster.step_timeout_s
-        shards = [batch.of_rank(rank) for rank in range(len(roles.policy))]
-        with self._progress.phase("score"):
-            started = self._scoring.start(batch.refs)
-            if self.config.cluster.take_turns:
-                self._scoring.wait_for_models(started, f"step {step}")
-            share = shares_trunk(self.config)
-            trunks = roles.policy.each("encode", [(share, *shard) for shard in shards], num_returns=2)
-            views = roles.policy.each("prepare", [()] * len(shards), num_returns=3)
-            # Big answers stay where they are; small ones beside them say when, and whose error it was.
-            names = roles.policy.names
-            awaited = [(name, done) for name, (_, done) in zip(names, trunks, strict=True)]
-            awaited += [(name, stats) for name, (_, _, stats) in zip(names, views, strict=True)]
-            self._turn(awaited, f"step {step}, log-probabilities of the policy")
-            values: list[Any] = [None] * len(shards)
-            if roles.critic:
-                given = [trunk for trunk, _ in trunks] if share else values
-                answers = roles.critic.each(
-                    "prepare", [(given[i], *shard) for i, shard in enumerate(shards)], num_returns=2
-                )
-                values = [value for value, _ in answers]
-                awaited += [(name, done) for name, (_, done) in zip(roles.critic.names, answers, strict=True)]
-                self._turn(awaited, f"step {step}, values")
-            reference = [view[1] for view in views]
-            if roles.reference:
-                answers = roles.reference.in_turn("logprobs", shards, num_returns=2)
-                reference = [logprobs for logprobs, _ in answers]
-                names = roles.reference.names
-                awaited += [(names[i % len(names)], done) for i, (_, done) in enumerate(answers)]
-            scores = self._scoring.finish(started, f"step {step}")
-            what = f"step {step}, log-probabilities"
-            small = wait_for([ref for _, ref in awaited], timeout_s, what, [name for name, _ in awaited])
-            stats = small[len(shards) : 2 * len(shards)]
-        return Prepared([view[0] for view in views], reference, values, stats, scores)
+    def _heal(self, error: Exception, phase: str, undo: bool = False) -> Healed:
+        """Raises the error where no loss explains it, and WentBack where trainers were set back."""
+        began, step = time.monotonic(), self._step
+        while True:
+            try:
+                healed = self._healer.heal(error, step, phase, undo, may_load=self._store.latest() is not None)
+                if healed is None:
+                    raise error
+                if healed.trainers:
+                    undo = True  # also where going back is interrupted
+                    self._go_back(self._store.newest_whole())
+                break
+            except Exception as again:
+                if again is error:
+                    raise
+                error = again
+        seconds = time.monotonic() - began
+        back_to = self._step if healed.trainers else None
+        self._healer.log.add(replace(healed.event, seconds=seconds, back_to=back_to))
+        if healed.trainers:
+            raise WentBack
+        return healed
 
-    def _turn(self, started: Sequence[tuple[str, ray.ObjectRef]], what: str) -> None:
-        """Where roles share cores, the next one waits until these are done."""
-        if self.config.cluster.take_turns:
-            wait_for(
-                [ref for _, ref in started], self.config.cluster.step_timeout_s, what, [name for name, _ in started]
-            )
+    def _go_back(self, checkpoint: tuple[int, Path] | None) -> None:
+        if checkpoint is None:
+            self._step, self._best = 0, None
+            self._set_state(self._start)
+        else:
+            self._load(*checkpoint)
+        self._heldout.drop_after(self._step)
+        self._log.rewind(self._step)
+        self._progress.rewind(self._step)
+        self.push(f"weights after step {self._step}")
 
-    def _update(self, step: int, batch: Batch, prepared: Prepared) -> dict[str, float]:
-        roles, coef = self.roles, self._kl.value
-        ranks = len(roles.policy)
-        final = self._final_scores(batch, prepared.scores)
-        per_rank = len(final) // ranks
-        scores = [final[i * per_rank : (i + 1) * per_rank] for i in range(ranks)]
-        with self._progress.phase("update"):
-            timeout_s, what = self.config.cluster.step_timeout_s, f"step {step}, update"
-            refs: list[ray.ObjectRef] = []
-            names: list[str] = []
-            if roles.critic:
-                refs = roles.critic.each(
-                    "update",
-                    [(step, scores[i], coef, prepared.logprobs[i], prepared.ref_logprobs[i]) for i in range(ranks)],
-                )
-                names = roles.critic.names
-                self._turn(list(zip(names, refs, strict=True)), what)
-            refs = refs + roles.policy.each(
-                "update",
-                [(step, scores[i], coef, prepared.ref_logprobs[i], prepared.values[i]) for i in range(ranks)],
-            )
-            answers = wait_for(refs, timeout_s, what, [*names, *roles.policy.names])
-        metrics = {"kl/coef": coef, **answers[0], **answers[-1]}
-        require_finite(step, metrics)
-        self._kl.update(metrics["kl/mean_per_sequence"], len(final))
-        return metrics
-
-    def _final_scores(self, batch: Batch, scores: MixedScores) -> list[float]:
-        penalty = self.config.algorithm.missing_eos_penalty
-        return [s - (0.0 if info.ended else penalty) for s, info in zip(scores.mixed_B, batch.infos, strict=True)]
-
-    def _evaluate_log_checkpoint(self, step: int, metrics: dict[str, float], samples: list[Sample]) -> None:
+    def _evaluate_log_checkpoint(
+        self, step: int, metrics: dict[str, float], samples: list[Sample], trained_on: list[str]
+    ) -> None:
         config, done = self.config, step + 1
         last, best = done == config.steps, False
         if last or (config.evaluation.every and done % config.evaluation.every == 0):
             with self._progress.phase("evaluate"):
-                metrics |= self._heldout.metrics(self._heldout.run(done))
+                metrics |= self._heldout.metrics(self._attempt("evaluate", lambda: self._heldout.run(done)))
             best = self._best is None or metrics["eval/mixed"] > self._best[1]
             if best:
                 self._best = (done, metrics["eval/mixed"])
         metrics |= self._times(metrics["tokens/response"])
-        self._log.samples(samples)
-        self._log.metrics(step, metrics)
+        metrics |= {"engines/up": float(len(self.crew.engines.up)), **self._healer.log.take_metrics()}
+        self._patiently(lambda: self._log.step(step, metrics, samples, trained_on), f"log of step {step}")
         self._progress.finish_step(metrics)
         self._last_metrics = metrics
         if last or done % config.checkpoint.every == 0 or (best and config.checkpoint.keep_best):
             with self._progress.phase("checkpoint"):
-                self.save(done)
+                what = f"checkpoint after step {done}"
+                self._attempt("checkpoint", lambda: self._patiently(lambda: self._save(done, what), what))
+
+    def _patiently(self, action: Callable[[], T], what: str) -> T:
+        def waited(seconds: float) -> None:
+            self._healer.log.add(Recovery("storage", self._step, what, [], "waited for the storage", seconds))
+
+        return patiently(action, self.config.recovery.storage_wait_s, what, waited)
 
     def _times(self, tokens: float) -> dict[str, float]:
-        by_role = self._take_busy()
+        by_role = self._attempt("busy times", self._take_busy)
         times = self._progress.clock.take()
         step_s = times["time/step"]
         everything = union_s([interval for intervals in by_role.values() for interval in intervals])
@@ -247,26 +245,19 @@ class Coordinator:
         """Intervals of work by role since the last call."""
         timeout_s = self.config.cluster.step_timeout_s
         return {
-            role: [
+            kind: [
                 interval
                 for group in groups
                 for intervals in group.run(timeout_s, "busy times", "take_intervals")
                 for interval in intervals
             ]
-            for role, groups in self.roles.all().items()
+            for kind, groups in self.crew.by_kind().items()
         }
 
-    def save(self, done: int) -> None:
+    def _save(self, done: int, what: str) -> None:
         """Checkpoint after `done` steps: beside the old ones, published by rename."""
-        folder = self._store.begin(done)
-        timeout_s, what = self.config.cluster.step_timeout_s, f"checkpoint after step {done}"
-        refs = self.roles.policy.call("save", folder)
-        names = list(self.roles.policy.names)
-        if self.roles.critic:
-            refs += self.roles.critic.call("save", folder)
-            names += self.roles.critic.names
-        wait_for(refs, timeout_s, what, names)
-        self._store.publish(done, self.state_dict(done))
+        sums = self._phases.save(self._store.begin(done), what)
+        self._store.publish(done, self.state_dict(done), sums)
         self._store.link("policy", done)
         if self._best and self.config.checkpoint.keep_best:
             self._store.link("best", self._best[0])
@@ -281,13 +272,14 @@ class Coordinator:
             "best_score": self._best[1] if self._best else None,
         }
 
-    def load(self, folder: Path) -> None:
+    def _load(self, step: int, folder: Path) -> None:
         """Restores a checkpoint into the actors and this process."""
         state = self._store.read_state(folder)
-        timeout_s = self.config.cluster.start_timeout_s
-        for group in [self.roles.policy, *([self.roles.critic] if self.roles.critic else [])]:
-            group.run(timeout_s, f"loading {folder.name}", "load", folder)
+        self._phases.load(folder)
+        self._set_state(state)
+        self._step = self._check_from = step
+
+    def _set_state(self, state: dict[str, Any]) -> None:
         self._kl.load_state_dict(state["kl"])
         self._scoring.mixture.load_state_dict(state["mixture"])
-        if state["best_step"] is not None:
-            self._best = (state["best_step"], state["best_score"])
+        self._best = None if state["best_step"] is None else (state["best_step"], state["best_score"])

@@ -57,7 +57,8 @@ class CriticActor(TrainerActor):
         ref_logprobs: list[np.ndarray],
     ) -> dict[str, float]:
         """The critic's epochs over the prepared shard."""
-        metrics = self.learner.update(step, scores, kl_coef, logprobs, ref_logprobs)
+        with self.learner.train.round(step):
+            metrics = self.learner.update(step, scores, kl_coef, logprobs, ref_logprobs)
         self.learner.release()
         return metrics
 

@@ -62,7 +62,8 @@ class HeldOut:
             self._prompts, per_prompt, (self._seed, EVALUATION_SEED, num_trained), what, num_texts=10**9
         )
         batch.check_version(num_trained, what)
-        scores = self._scoring.finish(self._scoring.start(batch.refs), what, normalise=False)
+        sources = self._scoring.collect(self._scoring.start(batch.refs), what)
+        scores = self._scoring.mix(sources, what, normalise=False)
         samples = []
         for i, info in enumerate(batch.infos):
             row = self._prompts[i // per_prompt].row

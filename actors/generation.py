@@ -6,16 +6,20 @@ Answers stay where they were sampled, by reference; this process sees what metri
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import ray
 
-from actors.group import Group
-from cluster.health import wait_for
+from actors.engines import Engines
+from actors.patience import Patience
+from cluster.errors import ActorLost, AnswerTimeout
+from cluster.health import first_of, wait_for
 from rayrl.errors import RunError
 from rayrl.types import Prompt, RolloutInfo
+
+OnLoss = Callable[[ActorLost | AnswerTimeout, str], None]
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,22 @@ def cut(num_prompts: int, num_engines: int, num_ranks: int) -> list[tuple[int, i
 
 
 class Generation:
-    """Asks the engines."""
+    """Asks the engines.
 
-    def __init__(self, rollout: Group, num_ranks: int, timeout_s: float) -> None:
-        self.rollout, self._num_ranks, self._timeout_s = rollout, num_ranks, timeout_s
+    Prompts are cut into as many shares as the run has engines when all are there, and a share is one batch of an
+    engine, seeded by its own number: which engine samples it, and how many there are, changes nothing in the answers.
+    The share of an engine that dies goes to another.
+    """
+
+    def __init__(
+        self,
+        engines: Engines,
+        num_ranks: int,
+        patience: Patience,
+        on_loss: OnLoss | None = None,
+    ) -> None:
+        """`on_loss` gets the error behind which engines are dead or stuck, ends them, and sees that one is up."""
+        self.engines, self._num_ranks, self._patience, self.on_loss = engines, num_ranks, patience, on_loss
 
     def generate(
         self, prompts: Sequence[Prompt], num_samples: int, seed: Sequence[int], what: str, num_texts: int
@@ -76,19 +92,47 @@ class Generation:
 
         `seed`: integers that name this batch; `num_texts`: rollouts of each chunk whose text comes along.
         """
-        pieces = cut(len(prompts), len(self.rollout), self._num_ranks)
-        chunks: dict[int, Chunk] = {}
-        info_refs: dict[int, ray.ObjectRef] = {}
-        for engine, handle in enumerate(self.rollout.handles):
-            mine = [i for i, piece in enumerate(pieces) if piece[2] == engine]
-            if not mine:
-                continue
-            parts = [list(prompts[pieces[i][0] : pieces[i][1]]) for i in mine]
-            engine_seed = int(np.random.SeedSequence([*seed, engine]).generate_state(1)[0])
-            refs = handle.generate.options(num_returns=2 * len(mine)).remote(parts, num_samples, engine_seed, num_texts)
-            for i, rollouts, info in zip(mine, refs[::2], refs[1::2], strict=True):
-                chunks[i], info_refs[i] = Chunk(rollouts, pieces[i][3]), info
-        order = sorted(chunks)
-        names = [self.rollout.names[pieces[i][2]] for i in order]
-        infos = wait_for([info_refs[i] for i in order], self._timeout_s, what, names)
-        return Batch([chunks[i] for i in order], [info for part in infos for info in part])
+        pieces = cut(len(prompts), self.engines.wanted, self._num_ranks)
+        mine = [[i for i, piece in enumerate(pieces) if piece[2] == share] for share in range(self.engines.wanted)]
+        todo = [share for share in range(self.engines.wanted) if mine[share]]
+        running: dict[ray.ObjectRef, tuple[int, str, list[ray.ObjectRef]]] = {}
+        answers: dict[int, tuple[ray.ObjectRef, list[RolloutInfo]]] = {}
+        watch = self._patience.watch("generate", self.engines.up)
+
+        def ask(share: int, name: str) -> None:
+            parts = [list(prompts[pieces[i][0] : pieces[i][1]]) for i in mine[share]]
+            share_seed = int(np.random.SeedSequence([*seed, share]).generate_state(1)[0])
+            method = self.engines.up.by_name[name].generate.options(num_returns=2 * len(parts))
+            refs = method.remote(parts, num_samples, share_seed, num_texts)
+            running[refs[1]] = (share, name, refs)
+
+        while todo or running:
+            at_work = {name for _, name, _ in running.values()}
+            for name in [name for name in self.engines.up.names if name not in at_work]:
+                if todo:
+                    ask(todo.pop(_preferred(todo, name)), name)
+            waited_for = {ref: name for ref, (_, name, _) in running.items()}
+            try:
+                ref = first_of(waited_for, self._patience.step_s, what, watch)
+                share, name, refs = running[ref]
+                infos = wait_for(refs[1::2], self._patience.step_s, what, [name] * len(mine[share]))
+                del running[ref]
+                answers |= {i: (r, info) for i, r, info in zip(mine[share], refs[::2], infos, strict=True)}
+            except (ActorLost, AnswerTimeout) as error:
+                if self.on_loss is None:
+                    raise
+                self.on_loss(error, what)
+                alive = self.engines.up.by_name
+                for ref, (share, name, _) in list(running.items()):
+                    if name not in alive:
+                        del running[ref]
+                        todo.insert(0, share)
+                watch = self._patience.watch("generate", self.engines.up)
+        order = sorted(answers)
+        chunks = [Chunk(answers[i][0], pieces[i][3]) for i in order]
+        return Batch(chunks, [info for i in order for info in answers[i][1]])
+
+
+def _preferred(todo: Sequence[int], name: str) -> int:
+    """Where in `todo` an engine's own share stands, else the first: with all engines up each samples its own."""
+    return next((at for at, share in enumerate(todo) if name == f"rollout[{share}]"), 0)

@@ -40,6 +40,11 @@ def batch_metrics(
     return metrics
 
 
+def sample_ids(batch: Batch, samples_per_prompt: int) -> list[str]:
+    """What names each rollout of a batch within its step, in order: "PROMPT#INDEX"."""
+    return [f"{info.prompt_id}#{i % samples_per_prompt}" for i, info in enumerate(batch.infos)]
+
+
 def training_samples(
     step: int, batch: Batch, prompts: Sequence[PromptRow], scores: MixedScores, limit: int
 ) -> list[Sample]:

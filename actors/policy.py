@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,11 @@ import ray
 
 from actors.trainer import TrainerActor
 from actors.worker import DONE, busy
+from cluster.errors import ActorLost
 from cluster.health import wait_for
 from rayrl.config.ppo import AlgorithmConfig, PolicyConfig, PTXConfig
 from rayrl.data.chat import load_tokenizer
+from rayrl.heartbeat import beat
 from rayrl.learners.policy import PolicyLearner
 from rayrl.learners.ptx import PTXBatches
 from rayrl.models.batch import to_arrays
@@ -82,36 +84,42 @@ class PolicyActor(TrainerActor):
         values: list[np.ndarray] | None,
     ) -> dict[str, float]:
         """The PPO epochs over the prepared shard."""
-        metrics = self.learner.update(step, scores, kl_coef, ref_logprobs, values)
+        with self.learner.train.round(step):
+            metrics = self.learner.update(step, scores, kl_coef, ref_logprobs, values)
         self.learner.release()
         return metrics
 
     @busy
     def push(
         self,
-        engines: Sequence[Any],
-        engine_names: Sequence[str],
+        engines: Mapping[str, Any],
         version: int,
         bucket_bytes: int,
         timeout_s: float,
         what: str,
-    ) -> int:
-        """Sends the trained weights to `engines` (rank 0; the other ranks pass none and only gather). Bytes sent.
+    ) -> tuple[int, list[str]]:
+        """Sends the trained weights to `engines`, by name (rank 0; the other ranks pass none and only gather).
 
-        `timeout_s` is the limit for all answers of the engines together.
+        `timeout_s` is the limit for all answers of the engines together. An engine that dies gets no more, and the
+        others get all. Returns the bytes sent to each, and the names of the dead.
         """
-        sent, deadline = 0, time.monotonic() + timeout_s
+        alive, sent, deadline = dict(engines), 0, time.monotonic() + timeout_s
 
         def on_all(method: str, *args: Any) -> None:
-            refs = [getattr(engine, method).remote(*args) for engine in engines]
-            wait_for(refs, max(0.0, deadline - time.monotonic()), f"{what}, {method}", engine_names)
+            refs = {name: getattr(engine, method).remote(*args) for name, engine in alive.items()}
+            for name, ref in refs.items():
+                try:
+                    wait_for([ref], max(0.0, deadline - time.monotonic()), f"{what}, {method}", [name])
+                except ActorLost:
+                    del alive[name]
+            beat()
 
         on_all("begin_update")
         for bucket in self.learner.buckets(only_trained=True, bucket_bytes=bucket_bytes, sender=self._rank == 0):
             sent += bucket.data.nbytes
             on_all("load_bucket", ray.put(bucket))
         on_all("finish_update", version)
-        return sent
+        return sent, [name for name in engines if name not in alive]
 
     @busy
     def open_device_transfer(

@@ -6,30 +6,25 @@ bundles are gone when `main` returns.
 
 from __future__ import annotations
 
-import logging
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import ray
 from rich.console import Console
 
-from actors.coordinator import Coordinator, Roles
-from actors.critic import CriticActor
+from actors.coordinator import Coordinator
+from actors.crew import start
 from actors.evaluation import HeldOut
 from actors.generation import Generation
-from actors.group import Group
 from actors.inputs import Inputs, read_inputs
 from actors.judges import judges
 from actors.outcome import SUMMARY, finish
-from actors.policy import PolicyActor
-from actors.record import data_read, describe_actors, write_record
-from actors.reference import ReferenceActor
+from actors.patience import Patience
+from actors.phases import Phases
+from actors.record import data_read, write_record
+from actors.recovery import Healer
 from actors.resume import BESIDE, check_same_data, check_same_run
-from actors.reward import RewardActor
-from actors.rollout import RolloutActor
 from actors.scoring import Scoring
 from actors.weights import WeightSync
 from cluster.fit import check_fits
@@ -41,14 +36,12 @@ from rayrl.config.load import dump, load
 from rayrl.config.ppo import PPOConfig, RewardEntry
 from rayrl.data.lock import only_run
 from rayrl.evaluation import versus
-from rayrl.learners.shard import accumulation_steps
-from rayrl.placement import has_own_reference, reward_role, role_specs
+from rayrl.placement import role_specs
 from rayrl.rewards.mixture import Mixture
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
+from rayrl.tracking.recoveries import Recovery, RecoveryLog
 from rayrl.tracking.run_log import RunLog
-
-logger = logging.getLogger(__name__)
 
 
 def main(config_path: str) -> None:
@@ -71,7 +64,7 @@ def main(config_path: str) -> None:
         else:
             assert inputs is not None
             with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb) as session:
-                placement = Placement.create(role_specs(config), config.cluster.start_timeout_s)
+                placement = Placement.create(role_specs(config), config.cluster.start_timeout_s, folder.name)
                 try:
                     with judges(config.rewards) as rewards:
                         _run(config, rewards, folder, inputs, session, placement, store, console)
@@ -99,102 +92,39 @@ def _run(
     store: CheckpointStore,
     console: Console,
 ) -> None:
-    latest = store.latest()
+    latest = store.newest_whole()
     first_step = latest[0] if latest else 0
+    patience = Patience(config.cluster, config.recovery)
     with Progress(config.steps, first_step=first_step, enabled=config.logging.progress, console=console) as progress:
         with progress.phase("start actors"):
-            roles, actors = _start(config, rewards, inputs, placement)
+            crew, actors = start(config, rewards, inputs, placement)
         _begin_folder(config, folder, inputs)
         write_record(folder, data_read(config), session, first_step, config.transfer_backend, actors)
-        generation = Generation(roles.rollout, config.policy.ranks, config.cluster.step_timeout_s)
-        scoring = Scoring(config.rewards, roles.rewards, Mixture(config.rewards, config.mixture))
-        sync = WeightSync(
-            roles.policy, roles.rollout, config.sync, config.transfer_backend, config.cluster.step_timeout_s
-        )
-        heldout = HeldOut(inputs.heldout, config.evaluation, generation, scoring, folder, config.seed)
+        recoveries = RecoveryLog(folder)
+        if latest is not None:
+            recoveries.add(Recovery("resumed", first_step, "start", [], "a new driver went on", 0.0, first_step))
+        healer = Healer(crew, recoveries, config.recovery.max_per_step, config.cluster.start_timeout_s)
+        healer.learn_processes(crew.groups)
+        generation = Generation(crew.engines, config.policy.ranks, patience)
+        scoring = Scoring(config.rewards, crew.rewards, Mixture(config.rewards, config.mixture), patience)
         settings = config.model_dump(mode="json")
         with RunLog(folder, config.logging, resume_step=first_step, settings=settings, console=progress.console) as log:
             coordinator = Coordinator(
                 config,
                 inputs.train,
-                roles,
+                crew,
+                Phases(config, crew, generation, scoring, patience),
                 generation,
                 scoring,
-                sync,
-                heldout,
+                WeightSync(crew.policy, config.sync, config.transfer_backend, config.rollout.tensor_parallel, patience),
+                HeldOut(inputs.heldout, config.evaluation, generation, scoring, folder, config.seed),
                 make_controller(config.algorithm.kl),
                 log,
                 progress,
                 store,
-                first_step,
+                healer,
             )
-            with progress.phase("sync"):
-                if latest is not None:
-                    logger.info("resuming after step %d from %s", first_step, latest[1])
-                    coordinator.load(latest[1])
-                sync.open(config.rollout.tensor_parallel)
-                coordinator.push(first_step, "first weight sync")
-            coordinator.run()
-
-
-def _start(
-    config: PPOConfig, entries: Sequence[RewardEntry], inputs: Inputs, placement: Placement
-) -> tuple[Roles, dict[str, Any]]:
-    """Starts all actors at one time and waits until each has loaded; the roles, and what each actor says it is."""
-    algorithm, cluster = config.algorithm, config.cluster
-    rows_per_rank = config.sequences_per_step // config.policy.ranks
-    learner = {
-        "pad_id": inputs.pad_id,
-        "rows_per_rank": rows_per_rank,
-        "steps": config.steps,
-        "seed": config.seed,
-        "max_new_tokens": config.rollout.max_new_tokens,
-    }
-    policy = Group.start(PolicyActor, "policy", placement, config.policy.ranks)
-    rollout = Group.start(RolloutActor, "rollout", placement, config.rollout.engines)
-    critic = Group.start(CriticActor, "critic", placement, config.critic.ranks) if config.uses_critic else None
-    reference = None
-    if has_own_reference(config):
-        reference = Group.start(ReferenceActor, "reference", placement, config.reference.workers)
-    rewards = [Group.start(RewardActor, reward_role(entry.name), placement, entry.workers) for entry in entries]
-    roles = Roles(policy, critic, reference, rollout, rewards)
-    pending: list[tuple[Group, list[Any]]] = []
-    policy_config = config.policy.model_copy(update={"model": inputs.policy_model})
-    pending.append(
-        (
-            policy,
-            _setup_ranks(
-                policy, cluster.collective_timeout_s, policy_config, algorithm, inputs.ptx_rows,
-                temperature=config.rollout.temperature, **learner,
-            ),
-        )
-    )  # fmt: skip
-    if critic is not None:
-        critic_arguments = {**learner, "model_path": inputs.critic_model, "new_head": inputs.critic_new_head}
-        ranks = _setup_ranks(critic, cluster.collective_timeout_s, config.critic, algorithm, **critic_arguments)
-        pending.append((critic, ranks))
-    if reference is not None:
-        micro = accumulation_steps(rows_per_rank, algorithm.minibatches, config.policy.micro_batch_size)
-        arguments = (inputs.policy_model, config.policy.dtype, config.rollout.temperature, inputs.pad_id)
-        pending.append((reference, reference.call("setup", *arguments, micro * algorithm.minibatches)))
-    for entry, group in zip(entries, rewards, strict=True):
-        pending.append((group, group.call("setup", entry, inputs.reward_models[entry.name], inputs.pad_id)))
-    engine = (inputs.policy_model, inputs.tokenizer_path, config.rollout, inputs.end_token_ids, inputs.pad_id)
-    pending.append((rollout, rollout.call("setup", *engine, config.transfer_backend)))
-    deadline = time.monotonic() + cluster.start_timeout_s
-    started = [(group, group.wait(refs, max(1.0, deadline - time.monotonic()), "start")) for group, refs in pending]
-    actors = describe_actors(started, cluster.start_timeout_s)
-    logger.info("rollout: %s engine(s) of %s", len(rollout), actors[rollout.names[0]]["engine"])
-    return roles, actors
-
-
-def _setup_ranks(group: Group, collective_timeout_s: float, *args: Any, **kwargs: Any) -> list[Any]:
-    """Starts `setup` on every rank; rank 0's address is where they meet."""
-    address = group.handles[0].address.remote()
-    return [
-        handle.setup.remote(rank, len(group), address, collective_timeout_s, *args, **kwargs)
-        for rank, handle in enumerate(group.handles)
-    ]
+            coordinator.run(latest)
 
 
 def _begin_folder(config: PPOConfig, folder: Path, inputs: Inputs) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 
+import ray
+
 from actors.worker import Worker, busy
 from rayrl.config.ppo import RewardEntry
 from rayrl.errors import UserError
@@ -16,9 +18,20 @@ from rayrl.types import Rollout, SourceScores
 class RewardActor(Worker):
     """One worker of one source."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._counts = False
+
+    @ray.method(concurrency_group="health")
+    def progress(self) -> tuple[int, bool]:
+        """See Worker. Functions and judges don't say how far they are: `timeout_s` of the entry limits them."""
+        count, running = super().progress()
+        return count, running and self._counts
+
     @busy
     def setup(self, entry: RewardEntry, model_path: str | None, pad_id: int) -> dict[str, str]:
         """Loads the source; `model_path` is the resolved path of a reward model. Returns what it is."""
+        self._counts = entry.kind == "model"
         self._score = _scorer(entry, model_path, pad_id)
         return {"kind": entry.kind, "scores_with": model_path or entry.scores_with}
 

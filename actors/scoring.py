@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import ray
 
 from actors.group import Group
+from actors.patience import Patience
 from cluster.health import wait_for
 from rayrl.config.ppo import RewardEntry
 from rayrl.rewards.mixture import Mixture, RewardFailure
@@ -17,10 +18,13 @@ Started = list[list[tuple[str, ray.ObjectRef]]]
 
 
 class Scoring:
-    """All sources of a run. `start` sends the work out; `finish` waits and mixes."""
+    """All sources of a run. `start` sends the work out, `collect` waits for it, `mix` moves the statistics."""
 
-    def __init__(self, entries: Sequence[RewardEntry], groups: Sequence[Group], mixture: Mixture) -> None:
+    def __init__(
+        self, entries: Sequence[RewardEntry], groups: Sequence[Group], mixture: Mixture, patience: Patience
+    ) -> None:
         self._entries, self.groups, self.mixture = list(entries), list(groups), mixture
+        self._patience = patience
 
     def start(self, chunks: Sequence[ray.ObjectRef]) -> Started:
         """Answers to come, in the chunks' order; a worker gets neighbouring chunks, in one call."""
@@ -35,25 +39,26 @@ class Scoring:
 
     def wait_for_models(self, started: Started, what: str) -> None:
         """Until the reward models have answered: where roles share cores, others begin after them."""
-        for entry, answers in zip(self._entries, started, strict=True):
+        for index, entry in enumerate(self._entries):
             if entry.kind == "model":
-                _wait(entry, answers, what)
+                self._wait(index, started, what)
 
-    def finish(self, started: Started, what: str, normalise: bool = True) -> MixedScores:
-        """Mixed scores in the chunks' order. A source that fails stops the run or is omitted, as its entry says."""
-        sources = [
-            _join(entry.name, _wait(entry, answers, what))
-            for entry, answers in zip(self._entries, started, strict=True)
-        ]
+    def collect(self, started: Started, what: str) -> list[SourceScores]:
+        """Raw scores in the chunks' order, a source each."""
+        return [_join(entry.name, self._wait(index, started, what)) for index, entry in enumerate(self._entries)]
+
+    def mix(self, sources: Sequence[SourceScores], what: str, normalise: bool = True) -> MixedScores:
+        """Mixed scores. A source that fails stops the run or is omitted, as its entry says."""
         try:
             return self.mixture.mix(sources, normalise=normalise)
         except RewardFailure as error:
             raise RewardFailure(f"{what}: {error}") from error
 
-
-def _wait(entry: RewardEntry, answers: Sequence[tuple[str, ray.ObjectRef]], what: str) -> list[SourceScores]:
-    names = [name for name, _ in answers]
-    return wait_for([ref for _, ref in answers], entry.timeout_s, f"{what}, reward {entry.name}", names)
+    def _wait(self, index: int, started: Started, what: str) -> list[SourceScores]:
+        entry = self._entries[index]
+        names, refs = [name for name, _ in started[index]], [ref for _, ref in started[index]]
+        watch = self._patience.watch("score", self.groups[index])
+        return wait_for(refs, entry.timeout_s, f"{what}, reward {entry.name}", names, watch)
 
 
 def _join(name: str, parts: Sequence[SourceScores]) -> SourceScores:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from actors.worker import Worker, busy, free_address
 from rayrl.learners.critic import CriticLearner
 from rayrl.learners.policy import PolicyLearner
+from rayrl.tracking.checksums import checksums
 
 
 class TrainerActor(Worker):
@@ -16,6 +19,11 @@ class TrainerActor(Worker):
     def address(self) -> tuple[str, int]:
         """Where the group's rank 0 can be reached: this node and a free port."""
         return free_address()
+
+    @busy
+    def checksums(self, folder: Path, part: int, parts: int) -> dict[str, str]:
+        """This rank's share of the sums of a checkpoint that all have written."""
+        return checksums(folder, part, parts)
 
     @busy
     def offload(self) -> None:

@@ -7,8 +7,11 @@ log-probabilities are compared on the sampled tokens themselves, so the check co
 
 from __future__ import annotations
 
+from typing import Any
+
 from actors.group import Group
-from cluster.health import wait_for
+from actors.patience import Patience
+from cluster.health import Watch
 from rayrl.config.ppo import SyncConfig
 from rayrl.errors import RunError
 
@@ -17,32 +20,44 @@ PASSED_ON_S = 30.0
 
 
 class WeightSync:
-    """Pushes from the policy group to the rollout group."""
+    """Pushes from the policy group to engines."""
 
-    def __init__(self, policy: Group, rollout: Group, config: SyncConfig, backend: str, timeout_s: float) -> None:
-        self._policy, self._rollout, self._config = policy, rollout, config
-        self._backend, self._timeout_s = backend, timeout_s
+    def __init__(
+        self, policy: Group, config: SyncConfig, backend: str, workers_per_engine: int, patience: Patience
+    ) -> None:
+        self._policy, self._config, self._backend = policy, config, backend
+        self._workers_per_engine, self._patience = workers_per_engine, patience
+        self._open_between: list[Any] = []
 
-    def open(self, workers_per_engine: int) -> None:
-        """Makes the connections that nccl and ipc need."""
-        if self._backend == "shared_memory":
-            return
-        engines = (self._rollout.handles, self._rollout.names, workers_per_engine)
-        arguments = (self._backend, *engines, self._config.bucket_mb << 20, self._timeout_s)
-        limit_s = self._timeout_s + PASSED_ON_S
-        self._policy.run(limit_s, "opening the weight transfer", "open_device_transfer", *arguments)
+    def push(self, engines: Group, version: int, what: str) -> tuple[int, list[str]]:
+        """Sends; the engines then sample as `version`. Bytes sent to each, and the names of engines that died.
 
-    def push(self, version: int, what: str) -> int:
-        """Sends; engines then sample as `version`. Bytes sent to each. Errors name `what` and the actors awaited."""
-        limit_s = self._timeout_s + PASSED_ON_S
+        Errors name `what` and the actors awaited.
+        """
+        limit_s = self._patience.step_s + PASSED_ON_S
+        watch = self._patience.watch("sync", self._policy, engines)
         if self._backend != "shared_memory":
-            return int(sum(self._policy.run(limit_s, what, "push_on_device", version)))
+            self._open(engines, watch)
+            refs = self._policy.call("push_on_device", version)
+            return sum(self._policy.wait(refs, limit_s, what, watch)), []
         bucket_bytes = self._config.bucket_mb << 20
         refs = []
-        for rank, handle in enumerate(self._policy.handles):
-            engines, names = (self._rollout.handles, self._rollout.names) if rank == 0 else ([], [])
-            refs.append(handle.push.remote(engines, names, version, bucket_bytes, self._timeout_s, what))
-        return int(sum(wait_for(refs, limit_s, what, self._policy.names)))
+        for rank, handle in zip(self._policy.ranks, self._policy.handles, strict=True):
+            targets = engines.by_name if rank == 0 else {}
+            refs.append(handle.push.remote(targets, version, bucket_bytes, self._patience.step_s, what))
+        answers = self._policy.wait(refs, limit_s, what, watch)
+        return answers[0]
+
+    def _open(self, engines: Group, watch: Watch) -> None:
+        """Makes the connections that nccl and ipc need, anew where another actor is at either end."""
+        ends = [*self._policy.handles, *engines.handles]
+        if ends == self._open_between:
+            return
+        targets = (engines.handles, engines.names, self._workers_per_engine)
+        arguments = (self._backend, *targets, self._config.bucket_mb << 20, self._patience.step_s)
+        refs = self._policy.call("open_device_transfer", *arguments)
+        self._policy.wait(refs, self._patience.step_s + PASSED_ON_S, "opening the weight transfer", watch)
+        self._open_between = ends
 
     def check(self, step: int, first_step: int, gap: float) -> None:
         """Stops the run where engine and trainer disagree about the sampled tokens: a sync went wrong.

@@ -15,6 +15,10 @@ class CannotConnect(ClusterError):
     """No Ray could be started here, or none answers at the address."""
 
 
+class JobRefused(ClusterError):
+    """Nothing was sent or changed: no job has that name, or a running one has it, or the upload is too large."""
+
+
 class DoesNotFit(ClusterError):
     """The roles ask for more than the nodes have: found before anything starts."""
 
@@ -32,6 +36,10 @@ class AnswerTimeout(ClusterError, TimeoutError):
 
     def __str__(self) -> str:
         return str(self.args[0])
+
+
+class AnswerGone(ClusterError):
+    """What an actor had made lay on a node that is gone, so that whoever needs it can't have it."""
 
 
 class ActorLost(ClusterError):

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import exceptions as rex
 
-from cluster.errors import ActorLost, AnswerTimeout
+from cluster.errors import ActorLost, AnswerGone, AnswerTimeout
 
 GRACE_S = 2.0
 """After an actor's error, how long to look for another's death that explains it."""
@@ -27,11 +27,13 @@ _DEATHS = (
     rex.NodeDiedError,
     rex.LocalRayletDiedError,
     rex.OutOfMemoryError,
-    rex.ObjectLostError,
     rex.RuntimeEnvSetupError,
     rex.ActorUnschedulableError,
     rex.ActorPlacementGroupRemoved,
 )
+
+
+Condition = Literal["idle", "busy", "dead", "silent"]
 
 
 class Watch:
@@ -98,6 +100,7 @@ def wait_for(
     Raises:
         AnswerTimeout: not all in time, or an actor is stuck; names those missing or stuck.
         ActorLost: an actor died or didn't start.
+        AnswerGone: it lives, but an object it needs, or its answer, lay on a node that died.
         Exception: whatever an actor raised, in its own type, with the remote traceback as its cause.
     """
     if len(refs) != len(who):
@@ -114,6 +117,8 @@ def wait_for(
             raise _late((name, *pending.values()), len(refs), timeout_s, what) from None
         except rex.RayTaskError as error:
             _raise_root(error, name, pending, what)
+        except rex.ObjectLostError as error:
+            raise _gone(name, what) from error
         except _DEATHS as error:
             raise _lost(error, name, what) from error
     return [answers[ref] for ref in refs]
@@ -127,6 +132,22 @@ def first_of(
     Raises AnswerTimeout as `wait_for`.
     """
     return _first(pending, time.monotonic() + timeout_s, timeout_s, len(pending), what, watch)
+
+
+def conditions(handles: Mapping[str, Any], timeout_s: float) -> dict[str, Condition]:
+    """How each actor is, by its name: it works, is idle, is dead, or gave no answer in time."""
+    asked = {handle.progress.remote(): name for name, handle in handles.items()}
+    ready = set(ray.wait(list(asked), num_returns=len(asked), timeout=timeout_s)[0]) if asked else set()
+    found: dict[str, Condition] = {}
+    for ref, name in asked.items():
+        if ref not in ready:
+            found[name] = "silent"
+            continue
+        try:
+            found[name] = "busy" if ray.get(ref)[1] else "idle"
+        except rex.RayError:
+            found[name] = "dead"
+    return found
 
 
 def _first(
@@ -148,6 +169,8 @@ def _raise_root(error: rex.RayTaskError, name: str, pending: Mapping[ray.ObjectR
     cause: BaseException = error
     while isinstance(cause, rex.RayTaskError):
         cause = cause.cause
+    if isinstance(cause, rex.ObjectLostError):
+        raise _gone(name, what) from error
     if isinstance(cause, _DEATHS):
         raise _lost(cause, f"an actor that {name} depends on", what) from error
     if pending:
@@ -155,7 +178,7 @@ def _raise_root(error: rex.RayTaskError, name: str, pending: Mapping[ray.ObjectR
         for ref in answered:
             try:
                 ray.get(ref, timeout=GRACE_S)
-            except (rex.RayTaskError, rex.GetTimeoutError):
+            except (rex.RayTaskError, rex.GetTimeoutError, rex.ObjectLostError):
                 continue  # another follower of the same trouble; the first one speaks for them all
             except _DEATHS as death:
                 raise _lost(death, pending[ref], what) from death
@@ -179,6 +202,10 @@ def _stuck(names: tuple[str, ...], what: str, watch: Watch) -> AnswerTimeout:
 def _listed(names: tuple[str, ...]) -> str:
     more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more
+
+
+def _gone(name: str, what: str) -> AnswerGone:
+    return AnswerGone(f"what {name} was to work on, or has made, lies on a node that is gone ({what})")
 
 
 def _lost(error: BaseException, name: str, what: str) -> ActorLost:

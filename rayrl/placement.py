@@ -58,7 +58,7 @@ def role_specs(config: PPOConfig) -> list[RoleSpec]:
 def _placed(spec: RoleSpec, leaders: Mapping[str, str], config: PPOConfig) -> RoleSpec:
     """With whom it shares bundles, on which nodes, and whether its ranks may come and go."""
     kind = spec.name.partition(":")[0]
-    pin = config.cluster.pin.get(kind)
+    pin = {str(role): resource for role, resource in config.cluster.pin.items()}.get(kind)
     spec = replace(spec, colocate_with=leaders.get(spec.name), resources={pin: 1.0} if pin else {})
     shares = spec.name in {*leaders, *leaders.values()}
     if kind == "rollout" and not shares and not spec.strategy.startswith("STRICT"):

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from rayrl.config.parts import OptimizerConfig, TrainerConfig
+from rayrl.errors import RunError
+from rayrl.heartbeat import beat
 from rayrl.models.loading import device, resolve_dtype
 
 
@@ -95,6 +97,7 @@ class TrainEngine:
         self.accumulation = accumulation
         self._own_norm: float | None = None
         self._zero_3 = config.zero_stage == 3
+        self._rounds = 0
         self.engine, _, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
@@ -114,6 +117,7 @@ class TrainEngine:
         averages over both, so the loss is scaled back here. A gradient whose norm isn't finite changes nothing.
         """
         self.engine.backward(loss * (self.engine.world_size * self.accumulation))
+        beat()
         if self.engine.is_gradient_accumulation_boundary():
             self._own_norm = self._plain_norm()
             if self._own_norm is not None and not math.isfinite(self._own_norm):
@@ -150,6 +154,18 @@ class TrainEngine:
             group["lr"] = base * factor(self._schedule.last_epoch)
 
     @contextlib.contextmanager
+    def round(self, number: int) -> Iterator[None]:
+        """All optimizer steps of one iteration of an outer loop, each of which is applied once, in rising order from 0.
+
+        The count is saved with the state, so that neither a repeated call nor a wrong checkpoint goes unseen. Raises
+        RunError where another number is due.
+        """
+        if number != self._rounds:
+            raise RunError(f"step {number} can't be applied to a model that has taken {self._rounds} steps")
+        yield
+        self._rounds += 1
+
+    @contextlib.contextmanager
     def gathered(self, params: Iterable[Tensor]) -> Iterator[None]:
         """Whole parameters inside the block (ZeRO-3 gathers them: a collective, so every rank must enter)."""
         if not self._zero_3:
@@ -162,13 +178,19 @@ class TrainEngine:
 
     def save(self, folder: Path) -> None:
         """Trained parameters, optimizer and schedule of every rank (a collective)."""
-        self.engine.save_checkpoint(str(folder), tag="state", exclude_frozen_parameters=True, save_latest=False)
+        counts = {"rounds": self._rounds}
+        self.engine.save_checkpoint(
+            str(folder), tag="state", client_state=counts, exclude_frozen_parameters=True, save_latest=False
+        )
 
     def load(self, folder: Path) -> None:
         """Restores what `save` wrote (a collective)."""
-        found = (folder / "state").is_dir()  # without the folder DeepSpeed fails on an assertion that names nothing
-        if not found or self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)[0] is None:
+        if not (folder / "state").is_dir():  # DeepSpeed would fail on an assertion that names nothing
             raise FileNotFoundError(f"no trainer state under {folder}")
+        path, counts = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+        if path is None:
+            raise FileNotFoundError(f"no trainer state under {folder}")
+        self._rounds = counts["rounds"]
 
     def offload(self) -> None:
         """Moves the optimizer's moments to host memory between phases.

@@ -20,10 +20,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 
 from rayrl.config.parts import RolloutConfig
+from rayrl.config.trust import vllm_options
 from rayrl.errors import UserError
+from rayrl.heartbeat import beat
 from rayrl.models.loading import device, dtype_name, load_causal_lm
 from rayrl.models.weights import Bucket
 
@@ -142,11 +144,23 @@ class VLLMEngine:
             disable_log_stats=True,
             weight_transfer_config={"backend": transfer_backend},
             worker_extension_cls="rayrl.models.weight_transfer.WorkerExtension",
+            **vllm_options(),
             **options,
         )
         if transfer_backend == "shared_memory":
             self.llm.init_weight_transfer_engine({"init_info": {}})
         self.llm.update_weight_version("0")
+        self._count_steps()
+
+    def _count_steps(self) -> None:
+        """A generation is one long call; its steps say whether it gets on."""
+        step = self.llm.llm_engine.step
+
+        def counted() -> Any:
+            beat()
+            return step()
+
+        self.llm.llm_engine.step = counted
 
     def generate(self, prompts: Sequence[np.ndarray], num_samples: int, seed: int) -> list[list[Completion]]:
         """See Engine."""
@@ -216,6 +230,14 @@ class VLLMEngine:
         }
 
 
+class _Beats(StoppingCriteria):
+    """Counts tokens; stops nothing."""
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        beat()
+        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+
+
 class HFEngine:
     """Hugging Face `generate`, for places without vLLM. Slower; the same numbers."""
 
@@ -270,6 +292,7 @@ class HFEngine:
             pad_token_id=self._pad_token_id,
             output_scores=True,
             return_dict_in_generate=True,
+            stopping_criteria=StoppingCriteriaList([_Beats()]),
         )
         response_BT = out.sequences[:, width:].cpu()
         logprobs_BT = torch.stack(

@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 
 from rayrl.config.parts import TrainableConfig
 from rayrl.errors import UserError
+from rayrl.heartbeat import beat
 
 
 @dataclass
@@ -47,6 +48,7 @@ class Partition:
         """
         if self.trunk is None:
             return ids_BL
+        beat()
         with torch.no_grad():
             return self.trunk(input_ids=ids_BL, use_cache=False, **layout).last_hidden_state
 
@@ -62,6 +64,7 @@ class Partition:
 def run(module: nn.Module, below: Tensor) -> Tensor:
     """Final hidden states [B, L, D] of a top (or whole base model) for ids [B, L] or trunk activations [B, L, D]."""
     key = "inputs_embeds" if below.is_floating_point() else "input_ids"
+    beat()
     return module(**{key: below}, use_cache=False).last_hidden_state
 
 

@@ -3,20 +3,28 @@
     checkpoints/step-000010/   policy/ critic/   Hugging Face format
                                policy_state/ critic_state/   what the trainers need to go on
                                state.json   everything else the next step depends on
+                               SHA256SUMS   of all of it
 
-A folder with the final name is whole. A `.partial` one is what a killed run left; it is removed by the next.
+A folder with the final name was whole when it was written. A `.partial` one is what a killed run left; it is removed by
+the next. Sums are compared before a checkpoint is used: a damaged one is called `.damaged` and that before it is taken.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-PARTIAL = ".partial"
+from rayrl.errors import RunError
+from rayrl.tracking.checksums import checksums, damage, sha256, write_list
+
+PARTIAL, DAMAGED = ".partial", ".damaged"
+
+logger = logging.getLogger(__name__)
 
 
 class CheckpointStore:
@@ -27,13 +35,35 @@ class CheckpointStore:
         self._keep_last, self._keep_best = keep_last, keep_best
 
     def latest(self) -> tuple[int, Path] | None:
-        """(step, folder) of the newest whole checkpoint."""
+        """(step, folder) of the newest checkpoint by name; whether it is still whole, `newest_whole` says."""
         steps = self._steps()
         return (max(steps), steps[max(steps)]) if steps else None
 
+    def newest_whole(self) -> tuple[int, Path] | None:
+        """(step, folder) of the newest checkpoint whose files are what was written; None where none was ever made.
+
+        Damaged ones before it are set aside. Raises RunError where all are: a run must not begin anew by itself.
+        """
+        set_aside = []
+        for step, path in sorted(self._steps().items(), reverse=True):
+            wrong = damage(path)
+            if wrong is None:
+                return step, path
+            aside = path.with_name(path.name + DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
+            set_aside.append(aside.name)
+            logger.warning("checkpoint %s is damaged (%s): taking the one before; it is kept as %s", path, wrong, aside)
+        if set_aside:
+            raise RunError(
+                f"every checkpoint in {self._folder} is damaged ({', '.join(set_aside)}): restore one from a copy "
+                "(without the ending), or start again in another output_dir"
+            )
+        return None
+
     def begin(self, step: int) -> Path:
         """An empty folder to write the checkpoint of `step` into; leftovers of killed runs are removed."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._folder.mkdir(exist_ok=True)  # not its parents: where the run's folder is gone, so is the storage
         for leftover in self._folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(leftover)
         path = self.partial(step)
@@ -44,13 +74,18 @@ class CheckpointStore:
         """The folder that `begin` makes, for ranks that write into it after another has begun it."""
         return self._folder / f"step-{step:06d}{PARTIAL}"
 
-    def publish(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Adds state.json, gives the folder its name, prunes older ones. `state["best_step"]`: the best, or None."""
+    def publish(self, step: int, state: Mapping[str, Any], sums: Mapping[str, str] | None = None) -> Path:
+        """Adds state.json and the list of sums, gives the folder its name, prunes older ones.
+
+        `state["best_step"]`: the best, or None. `sums`: of what is there, where the ranks have computed them.
+        """
         partial = self.partial(step)
+        sums = checksums(partial) if sums is None else sums
         with (partial / "state.json").open("w", encoding="utf-8") as file:
             json.dump(state, file, indent=1, allow_nan=False)
             file.flush()
             os.fsync(file.fileno())
+        write_list(partial, {**sums, "state.json": sha256(partial / "state.json")})
         final = self._folder / f"step-{step:06d}"
         if final.exists():
             shutil.rmtree(final)

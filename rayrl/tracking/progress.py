@@ -126,6 +126,10 @@ class Progress:
             self._say(f"{self._where()}  {step_line(metrics)}{self._remaining(', ')}")
         self._done += 1
 
+    def rewind(self, step: int) -> None:
+        """Steps from `step` on are done again."""
+        self._done = step
+
     def _say(self, line: str) -> None:
         self.console.print(Text(line), soft_wrap=True)
 

@@ -18,7 +18,7 @@ from rayrl.types import Sample
 
 def is_timing(key: str) -> bool:
     """Whether a metric measures the machine and not the learning, so that two runs may differ in it."""
-    return key.startswith(("time/", "busy/"))
+    return key.startswith(("time/", "busy/", "recovery/"))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -51,10 +51,21 @@ def open_rows(path: Path, mode: Literal["a", "w"]) -> TextIO:
 
 
 def append_rows(file: TextIO, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows at the end of an open file; when it returns they are on the disk."""
-    file.write("".join(_line(row) for row in rows))
-    file.flush()
-    os.fsync(file.fileno())
+    """Write rows at the end of an open file; when it returns they are on the disk.
+
+    Where the disk fails (OSError) the file is as it was before, so that the rows can be written again.
+    """
+    data = "".join(_line(row) for row in rows).encode("utf-8", file.errors or "strict")
+    descriptor = file.fileno()
+    end = os.fstat(descriptor).st_size
+    try:
+        while data:  # past the file object's buffer, which would write a failed line a second time
+            data = data[os.write(descriptor, data) :]
+        os.fsync(descriptor)
+    except OSError:
+        os.ftruncate(descriptor, end)
+        os.lseek(descriptor, end, os.SEEK_SET)
+        raise
 
 
 def replace_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:

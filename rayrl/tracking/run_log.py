@@ -1,4 +1,4 @@
-"""The record of a run: metrics.jsonl and samples.jsonl in its folder, and the loggers that the config names.
+"""The record of a run: metrics.jsonl, samples.jsonl, experience.jsonl in its folder, and what else the config names.
 
 The folder is the truth. Opened at step k the log drops every row of step k and later, so a run that was killed and
 resumed from the checkpoint of step k has each row once. Loggers are copies of it (loggers.py).
@@ -20,6 +20,8 @@ from rayrl.tracking.loggers import Logger, open_loggers
 from rayrl.tracking.rows import append_rows, open_rows, read_rows, replace_rows, sample_row
 from rayrl.types import Sample
 
+FILES = ("metrics.jsonl", "samples.jsonl", "experience.jsonl")
+
 
 class RunLog:
     """Appends a run's rows; each call returns when its rows are on the disk."""
@@ -40,12 +42,24 @@ class RunLog:
         Raises ModuleNotFoundError naming the extra to install where a logger's package is missing.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self._loggers: list[Logger] = open_loggers(folder, loggers, resume_step, settings or {}, console)
-        self._last_step = resume_step - 1
-        self._files = []
-        for name in ("metrics.jsonl", "samples.jsonl"):
-            replace_rows(folder / name, [row for row in read_rows(folder / name) if row["step"] < resume_step])
-            self._files.append(open_rows(folder / name, "a"))
+        self._folder, self._config, self._settings, self._console = folder, loggers, settings or {}, console
+        self._open(resume_step)
+
+    def _open(self, resume_step: int) -> None:
+        self._loggers: list[Logger] = open_loggers(
+            self._folder, self._config, resume_step, self._settings, self._console
+        )
+        self._last_step = self._experienced = self._sampled = resume_step - 1
+        self._files = {}
+        for name in FILES:
+            path = self._folder / name
+            replace_rows(path, [row for row in read_rows(path) if row["step"] < resume_step])
+            self._files[name] = open_rows(path, "a")
+
+    def rewind(self, step: int) -> None:
+        """Goes on at `step`, as if opened there: rows of that step and later are dropped."""
+        self.close()
+        self._open(step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """Log the metrics of a step, once a step, in rising order.
@@ -56,20 +70,36 @@ class RunLog:
         if step <= self._last_step:
             raise ValueError(f"metrics of step {step}: a row of step {self._last_step} was logged before it")
         row = {key: _finite(key, value, step) for key, value in values.items()}
-        append_rows(self._files[0], [{"step": step, **row}])
+        append_rows(self._files["metrics.jsonl"], [{"step": step, **row}])
         self._last_step = step
         for logger in self._loggers:
             logger.metrics(step, row)
 
     def samples(self, samples: Sequence[Sample]) -> None:
         """Log sample texts. Write those of a step before its metrics, so that a step with a metric row is whole."""
-        append_rows(self._files[1], [sample_row(sample) for sample in samples])
+        append_rows(self._files["samples.jsonl"], [sample_row(sample) for sample in samples])
         for logger in self._loggers:
             logger.samples(samples)
 
+    def step(
+        self, step: int, metrics: Mapping[str, float], samples: Sequence[Sample], sample_ids: Sequence[str]
+    ) -> None:
+        """All rows of a step, the metrics last, so that a step with a row of metrics is whole.
+
+        `sample_ids`: which samples it was trained on, in the trainers' order. Where the disk failed on the way
+        (OSError) a second call writes what is missing.
+        """
+        if self._experienced < step:
+            append_rows(self._files["experience.jsonl"], [{"step": step, "samples": list(sample_ids)}])
+            self._experienced = step
+        if self._sampled < step:
+            self.samples(samples)
+            self._sampled = step
+        self.metrics(step, metrics)
+
     def close(self) -> None:
         """Close the files and tell the loggers that the run is over."""
-        for file in self._files:
+        for file in self._files.values():
             file.close()
         for logger in self._loggers:
             logger.close()

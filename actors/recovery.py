@@ -1,0 +1,155 @@
+"""What was lost, and how it comes back.
+
+After an error every actor is asked how it is. The dead, those that answer nothing and those that a watch found stuck
+are ended (with their stacks on disk, where they hang) and replaced: engines one by one and without waiting, scorers one
+by one, policy or critic as a whole group, whose models then come from the last checkpoint. What must be done again is
+the coordinator's business. An error that no loss explains isn't healed here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from actors.crew import Crew
+from actors.group import Group
+from cluster.errors import ActorLost, AnswerGone, AnswerTimeout
+from cluster.health import conditions
+from cluster.stuck import Process, end_stuck
+from rayrl.errors import RunError
+from rayrl.tracking.recoveries import Cause, Recovery, RecoveryLog
+
+logger = logging.getLogger(__name__)
+
+ASK_S = 10.0
+"""For actors to say how they are; they do so beside their work."""
+END_S = 20.0
+"""For the stack of a stuck actor and its end."""
+_CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset)|timed out waiting|socket", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Healed:
+    """What a recovery did."""
+
+    trainers: bool
+    """Policy or critic are new, or changed in an unknown way: their models must be loaded and steps done again."""
+    answers_lost: bool
+    """What the engines had sampled is gone."""
+    event: Recovery
+    """For the log, once the run goes on."""
+
+
+class Healer:
+    """Brings back what a run lost."""
+
+    def __init__(self, crew: Crew, log: RecoveryLog, max_per_step: int, start_s: float) -> None:
+        self._crew, self.log, self._max_per_step, self._start_s = crew, log, max_per_step, start_s
+        self._processes: dict[str, Process] = {}
+        self._per_step: Counter[int] = Counter()
+
+    def learn_processes(self, groups: Sequence[Group]) -> None:
+        """Notes where actors run, for the day on which they no longer say it."""
+        for group in groups:
+            self._processes |= dict(zip(group.names, group.run(self._start_s, "start", "process"), strict=True))
+
+    def heal(self, error: Exception, step: int, phase: str, undo: bool, may_load: bool) -> Healed | None:
+        """None where no loss explains the error.
+
+        Args:
+            undo: a failure in this phase may leave trainers changed.
+            may_load: there is a checkpoint, so that trainers that live can be set back and needn't be replaced.
+
+        Raises:
+            RunError: too many recoveries in this step.
+            ActorLost, AnswerTimeout: what was started anew failed again.
+        """
+        began = time.monotonic()
+        crew = self._crew
+        everyone = {name: handle for group in crew.groups for name, handle in group.by_name.items()}
+        states = conditions(everyone, ASK_S)
+        stuck = {name for name in _named(error) if name in everyone} if isinstance(error, AnswerTimeout) else set()
+        hung = sorted(stuck | {name for name, state in states.items() if state == "silent"})
+        dead = sorted(name for name, state in states.items() if state == "dead")
+        lost = {*hung, *dead}
+        broken = _is_connection(error) or isinstance(error, AnswerGone)
+        if not lost and not broken and not isinstance(error, ActorLost):
+            return None
+        if lost or not isinstance(error, AnswerGone):  # which a loss that was counted has caused
+            self._count(error, step)
+        logger.warning("step %d, %s: %s", step, phase, error)
+        stacks = [path for name in hung if (path := self.end(name)) is not None]
+        engines_lost = [rank for rank in crew.engines.up.ranks if f"rollout[{rank}]" in lost]
+        for rank in engines_lost:
+            crew.engines.drop(rank)
+        crew.engines.start_missing()
+        back = undo or _is_connection(error) or any(lost & set(group.names) for group in crew.trainers)
+        parts = [part for group in crew.scorers if (part := _renewed(group, lost)) is not None]
+        for group in crew.trainers if back else []:
+            at_work = any(states.get(name) == "busy" for name in group.names)
+            if not may_load or _is_connection(error) or at_work or lost & set(group.names):
+                parts.append(group.renew(group.ranks))
+        crew.load(parts, self._start_s, f"step {step}, restart")
+        self.learn_processes(parts)
+        cause: Cause = "hung" if hung else "died" if lost else "connection"
+        started = [name for part in parts for name in part.names] + [f"rollout[{rank}]" for rank in engines_lost]
+        action = f"started again: {', '.join(started) or 'nothing'}"
+        event = Recovery(cause, step, phase, sorted(lost), action, time.monotonic() - began, stacks=stacks)
+        return Healed(back, isinstance(error, AnswerGone), event)
+
+    def lose_engines(self, error: ActorLost | AnswerTimeout, step: int) -> None:
+        """Ends the engines that an error names and begins to load others. Raises the error where it names none."""
+        began = time.monotonic()
+        names = [name for name in _named(error) if name in self._crew.engines.up.names]
+        if not names:
+            raise error
+        self._count(error, step)
+        logger.warning("step %d, generate: %s", step, error)
+        hung = isinstance(error, AnswerTimeout)
+        stacks = [path for name in names if hung and (path := self.end(name)) is not None]
+        for name in names:
+            self._crew.engines.drop(int(name[len("rollout[") : -1]))
+        self._crew.engines.start_missing()
+        action, seconds = "prompts went to other engines", time.monotonic() - began
+        self.log.add(Recovery("hung" if hung else "died", step, "generate", names, action, seconds, stacks=stacks))
+
+    def note_lost_in_sync(self, names: Sequence[str], step: int) -> None:
+        """Engines that died while weights were sent; the others have them."""
+        self._count(RunError(f"{', '.join(names)} died"), step)
+        for name in names:
+            self._crew.engines.drop(int(name[len("rollout[") : -1]))
+        self._crew.engines.start_missing()
+        self.log.add(Recovery("died", step, "sync", names, "the other engines have the weights", 0.0))
+
+    def end(self, name: str) -> str | None:
+        """Kills an actor that doesn't answer; the file with its stack, where it left one."""
+        process = self._processes.get(name)
+        text = end_stuck(process, END_S) if process is not None else None
+        return self.log.write_stack(name, text) if text else None
+
+    def _count(self, error: Exception, step: int) -> None:
+        self._per_step[step] += 1
+        if self._per_step[step] > self._max_per_step:
+            raise RunError(
+                f"step {step} was recovered {self._max_per_step} times (recovery.max_per_step), and then: {error}; the "
+                "same command goes on from the last checkpoint"
+            ) from error
+
+
+def _named(error: Exception) -> list[str]:
+    who = getattr(error, "who", ())
+    return [who] if isinstance(who, str) else list(who)
+
+
+def _renewed(group: Group, lost: set[str]) -> Group | None:
+    ranks = [rank for rank, name in zip(group.ranks, group.names, strict=True) if name in lost]
+    return group.renew(ranks) if ranks else None
+
+
+def _is_connection(error: BaseException) -> bool:
+    """A collective that broke though nobody died: a network that failed for a moment."""
+    return isinstance(error, RuntimeError) and bool(_CONNECTION.search(str(error)))

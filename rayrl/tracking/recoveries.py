@@ -1,0 +1,69 @@
+"""recoveries.jsonl: what a run lost and how it went on. Rows are never taken back, also where steps are done again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from rayrl.tracking.rows import append_rows, open_rows, read_rows
+
+Cause = Literal["died", "hung", "joined", "resumed", "storage", "damaged", "connection"]
+FILE = "recoveries.jsonl"
+STACKS = "stacks"
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """One event. `died` and `hung` name the actors; `resumed` is a new driver, `joined` a new engine."""
+
+    cause: Cause
+    step: int
+    """In which it happened, from 0."""
+    phase: str
+    lost: Sequence[str]
+    """Actors, or checkpoints."""
+    action: str
+    """What was done, in words."""
+    seconds: float
+    """From noticing it to going on."""
+    back_to: int | None = None
+    """Steps that were applied when it went on, where steps had to be done again."""
+    stacks: Sequence[str] = ()
+    """Files with the stacks of the hung, in the run's folder."""
+    time: float = field(default_factory=time.time)
+    """Seconds since the epoch."""
+
+
+class RecoveryLog:
+    """Writes them down, and counts for the metrics of a step."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._new: list[Recovery] = []
+
+    def add(self, recovery: Recovery) -> None:
+        """On the disk when it returns."""
+        self._new.append(recovery)
+        with open_rows(self._folder / FILE, "a") as file:
+            append_rows(file, [asdict(recovery)])
+
+    def write_stack(self, name: str, text: str) -> str:
+        """Keeps the stack of a hung actor; its path in the run's folder."""
+        folder = self._folder / STACKS
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name.replace(':', '-').replace('[', '-').rstrip(']')}.txt"
+        path.write_text(text, encoding="utf-8")
+        return str(path.relative_to(self._folder))
+
+    def take_metrics(self) -> dict[str, float]:
+        """Events and lost seconds since the last call."""
+        new, self._new = self._new, []
+        return {"recovery/events": float(len(new)), "recovery/seconds": sum(event.seconds for event in new)}
+
+
+def read_recoveries(folder: Path) -> list[Recovery]:
+    """Of a run, in the order in which they happened."""
+    return [Recovery(**row) for row in read_rows(folder / FILE)]
