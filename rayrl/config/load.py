@@ -77,7 +77,7 @@ def presets(command: str = "ppo") -> dict[str, str]:
 
 def placeholders(config: CommandConfig) -> list[str]:
     """Dotted keys that still hold a preset's placeholder path."""
-    return [key for key, value in _leaves(config.asked_for()) if isinstance(value, str) and PLACEHOLDER in value]
+    return [key for key, value in leaves(config.asked_for()) if isinstance(value, str) and PLACEHOLDER in value]
 
 
 def require_no_placeholders(config: CommandConfig) -> None:
@@ -211,7 +211,7 @@ def sentence(problem: ErrorDetails, file: str, changed: list[str]) -> str:
     return f"{path} {message}, got {got if len(got) <= 60 else got[:60] + '...'} ({where})"
 
 
-def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
+def leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
     """(dotted key, value) of everything below; list items by name where they have one."""
     if isinstance(value, Mapping):
         pairs = [(str(key), inside) for key, inside in value.items()]
@@ -222,4 +222,4 @@ def _leaves(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
         ]
     else:
         return [(prefix, value)]
-    return [leaf for key, inside in pairs for leaf in _leaves(inside, f"{prefix}.{key}" if prefix else key)]
+    return [leaf for key, inside in pairs for leaf in leaves(inside, f"{prefix}.{key}" if prefix else key)]

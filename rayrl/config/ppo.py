@@ -12,10 +12,10 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from rayrl.config.feedback import RubricConfig
 from rayrl.config.judge import JudgeConfig
+from rayrl.config.kubernetes import KubernetesConfig
 from rayrl.config.parts import RolloutConfig, TrainerConfig
 from rayrl.config.strict import CommandConfig, Strict
 from rayrl.config.versus import VersusConfig
-
 
 Role = Literal["policy", "critic", "reference", "rollout", "reward"]
 Phase = Literal["generate", "score", "update", "sync", "checkpoint"]
@@ -249,6 +249,7 @@ class ClusterConfig(Strict):
     start_timeout_s: PositiveFloat = Field(600.0, description="Limit for actors to start.")
     step_timeout_s: PositiveFloat = Field(1800.0, description="Limit for any remote wait in a step.")
     collective_timeout_s: PositiveFloat = Field(600.0, description="Limit for any collective.")
+    kubernetes: KubernetesConfig | None = Field(None, description="For `rayrl kuberay render`; a run ignores it.")
 
 
 class RecoveryConfig(Strict):

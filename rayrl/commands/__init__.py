@@ -1,0 +1,1 @@
+"""Commands that run no stage themselves: each module adds its own to the command line."""
