@@ -217,7 +217,7 @@ class Coordinator:
             if best:
                 self._best = (done, metrics["eval/mixed"])
         metrics |= self._times(metrics["tokens/response"])
-        metrics |= {"engines/up": float(len(self.crew.engines.up)), **self._healer.log.take_metrics()}
+        metrics |= {"cluster/engines": float(len(self.crew.engines.up)), **self._healer.log.take_metrics()}
         self._patiently(lambda: self._log.step(step, metrics, samples, trained_on), f"log of step {step}")
         self._progress.finish_step(metrics)
         self._last_metrics = metrics

@@ -60,6 +60,14 @@ class LocalCluster:
         """The head alone: control store and driver's node."""
         self._start("head", ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"])
 
+    def restart_head(self) -> None:
+        """The head is gone, and with it, since there is no Redis, all that the cluster knew: all nodes start anew."""
+        for name in [*self.node_names, "head"]:
+            self.kill_node(name)
+        self.start_head()
+        for name in self._names:
+            self.add_node(name)
+
     def add_node(self, name: str) -> None:
         """A worker node; returns when the cluster knows it."""
         resources = json.dumps({name: 1000})

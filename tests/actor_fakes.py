@@ -4,7 +4,7 @@ Calls go the way that real ones go (`handle.method.remote(...)`, references in, 
 Ray's own, the work is done at once in this process.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import numpy as np
 import ray
 
 from actors.group import Group
+from rayrl.tracking.checksums import checksums
 from rayrl.types import Prompt, PromptRow, Rollout, RolloutInfo, SourceScores
 
 Events = list[tuple[Any, ...]]
@@ -52,6 +53,9 @@ class Fake:
     def take_intervals(self) -> list[tuple[float, float]]:
         return []
 
+    def progress(self) -> tuple[int, bool]:
+        return 0, False
+
 
 class Trainer(Fake):
     """What policy and critic ranks have in common. `metrics(step)` is what updates answer."""
@@ -72,6 +76,9 @@ class Trainer(Fake):
 
     def save(self, folder: Path) -> None:
         self.events.append((self.name, "save", folder.name))
+
+    def checksums(self, folder: Path, part: int, parts: int) -> dict[str, str]:
+        return checksums(folder, part, parts)
 
     def load(self, folder: Path) -> None:
         self.events.append((self.name, "load", folder.name))
@@ -97,12 +104,12 @@ class Policy(Trainer):
         tokens = float(sum(map(len, self._arrays)))
         return self._arrays, None, {"gap_sum": 1e-4 * tokens, "gap_max": 1e-3, "tokens": tokens, "entropy_sum": 1.0}
 
-    def push(self, engines: Sequence[Handle], names: Sequence[str], version: int, *limits: Any) -> int:
-        self.events.append((self.name, "push", version, list(names)))
-        for engine in engines:
+    def push(self, engines: Mapping[str, Handle], version: int, *limits: Any) -> tuple[int, list[str]]:
+        self.events.append((self.name, "push", version, list(engines)))
+        for engine in engines.values():
             if self.pushes:
                 engine.actor.version = version
-        return 10 * len(engines)
+        return 10 * len(engines), []
 
 
 class Critic(Trainer):

@@ -11,23 +11,30 @@ import ray
 from actor_fakes import Critic, Engine, Events, Policy, Reference, Reward, group, prompts
 from rich.console import Console
 
-import actors.coordinator as coordinator_module
+import actors.phases as phases_module
 import actors.scoring as scoring_module
-from actors.coordinator import Coordinator, Roles
+from actors.coordinator import Coordinator
+from actors.crew import Crew
+from actors.engines import Engines
 from actors.evaluation import HeldOut
 from actors.generation import Generation
+from actors.group import Group
+from actors.patience import Patience
+from actors.phases import Phases
+from actors.recovery import Healer
 from actors.scoring import Scoring
 from actors.weights import WeightSync
-from cluster.health import wait_for
+from cluster.health import Watch, wait_for
 from cluster.session import connect
 from rayrl.algorithms.kl import make_controller
 from rayrl.config.judge import JudgeConfig
 from rayrl.config.load import load
-from rayrl.config.ppo import MixtureConfig, PPOConfig, RewardEntry
+from rayrl.config.ppo import ClusterConfig, MixtureConfig, PPOConfig, RecoveryConfig, RewardEntry
 from rayrl.errors import RunError
 from rayrl.rewards.mixture import Mixture, RewardFailure
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
+from rayrl.tracking.recoveries import RecoveryLog
 from rayrl.tracking.rows import is_timing, read_rows, read_samples
 from rayrl.tracking.run_log import RunLog
 from rayrl.types import Rollout, SourceScores
@@ -59,6 +66,7 @@ class World:
         first_step: int = 0,
     ) -> None:
         self.settings, self.events = settings, Events()
+        self.resumes = first_step > 0
         self.folder = Path(settings.output_dir)
 
         def metrics(step: int) -> dict[str, float]:
@@ -73,16 +81,16 @@ class World:
             group("reward:repetition", Reward("reward:repetition[0]", self.events, lambda rollout: 0.5)),
         ]
         uses_critic = settings.uses_critic
-        roles = Roles(
+        crew = Crew(
             group("policy", *self.policy),
             group("critic", *critic) if uses_critic else None,
             group("reference", Reference("reference[0]", self.events)),
-            group("rollout", *engines),
+            Engines(group("rollout", *engines), len(engines)),
             rewards,
         )
-        generation = Generation(roles.rollout, settings.policy.ranks, 60)
-        scoring = Scoring(settings.rewards, rewards, Mixture(settings.rewards, settings.mixture))
-        self.sync = WeightSync(roles.policy, roles.rollout, settings.sync, "shared_memory", 60)
+        patience = Patience(settings.cluster, settings.recovery)
+        generation = Generation(crew.engines, settings.policy.ranks, patience)
+        scoring = Scoring(settings.rewards, rewards, Mixture(settings.rewards, settings.mixture), patience)
         everything = prompts(24)
         heldout = HeldOut(everything[20:], settings.evaluation, generation, scoring, self.folder, settings.seed)
         console = Console(quiet=True)
@@ -92,22 +100,22 @@ class World:
         self.coordinator = Coordinator(
             settings,
             everything[:20],
-            roles,
+            crew,
+            Phases(settings, crew, generation, scoring, patience),
             generation,
             scoring,
-            self.sync,
+            WeightSync(crew.policy, settings.sync, "shared_memory", 1, patience),
             heldout,
             self.kl,
             self.log,
             Progress(settings.steps, first_step=first_step, enabled=False, console=console),
             self.store,
-            first_step,
+            Healer(crew, RecoveryLog(self.folder), settings.recovery.max_per_step, 60),
         )
 
-    def run(self, first_step: int = 0) -> dict[str, float]:
-        self.coordinator.push(first_step, "first weight sync")
+    def run(self) -> dict[str, float]:
         with self.log:
-            return self.coordinator.run()
+            return self.coordinator.run(self.store.newest_whole() if self.resumes else None)
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -172,7 +180,6 @@ def test_versions(tmp_path: Path) -> None:
 
 def test_a_lost_sync_stops_the_run(tmp_path: Path) -> None:
     world = World(config(tmp_path, "steps=3", "checkpoint.every=1"))
-    world.sync.push(0, "first weight sync")
     world.policy[0].pushes = False
     with pytest.raises(RunError, match=r"step 1: answers carry weight versions \[0\]; a sync was lost"):
         world.coordinator.run()
@@ -292,11 +299,11 @@ def test_errors_in_the_score_phase_name_their_actor(tmp_path: Path, monkeypatch:
     world = World(config(tmp_path, "steps=1"))
     awaited: list[tuple[str, list[str]]] = []
 
-    def note(refs: list[Any], timeout_s: float, what: str, who: list[str]) -> list[Any]:
+    def note(refs: list[Any], timeout_s: float, what: str, who: list[str], watch: Watch) -> list[Any]:
         awaited.append((what, list(who)))
-        return wait_for(refs, timeout_s, what, who)
+        return wait_for(refs, timeout_s, what, who, watch)
 
-    monkeypatch.setattr(coordinator_module, "wait_for", note)
+    monkeypatch.setattr(phases_module, "wait_for", note)
     world.run()
     policy, critic = ["policy[0]", "policy[1]"], ["critic[0]", "critic[1]"]
     assert awaited[0] == (
@@ -360,8 +367,7 @@ def test_a_resumed_run_goes_on_as_one_that_was_not_interrupted(tmp_path: Path) -
     rest = World(config(tmp_path / "parts", "steps=4", *overrides), length=score, first_step=2)
     latest = rest.store.latest()
     assert latest is not None and latest[0] == 2
-    rest.coordinator.load(latest[1])
-    rest.run(first_step=2)
+    rest.run()
 
     def learning(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows]
@@ -380,9 +386,9 @@ def test_the_policy_begins_after_the_reward_models_where_roles_take_turns(
     rewards = "rewards=[{name: length, kind: model, model: m}, {name: repetition, kind: rule, rule: repetition}]"
     world = World(config(tmp_path, "steps=1", rewards, f"cluster.take_turns={take_turns}"))
 
-    def waiting(refs: Any, timeout_s: float, what: str, who: Any) -> list[Any]:
+    def waiting(refs: Any, timeout_s: float, what: str, who: Any, watch: Watch) -> list[Any]:
         world.events.append((what, "wait"))
-        return wait_for(refs, timeout_s, what, who)
+        return wait_for(refs, timeout_s, what, who, watch)
 
     monkeypatch.setattr(scoring_module, "wait_for", waiting)
     world.run()
@@ -403,6 +409,8 @@ def test_where_roles_take_turns_a_reward_model_is_waited_for_and_a_judge_is_not(
     ]
     judged, scored = answer.remote(60.0), answer.remote(0.3)
     started = [[("judge[0]", judged)], [("preferences[0]", scored)]]
-    Scoring(entries, [], Mixture(entries, MixtureConfig())).wait_for_models(started, "step 0")
+    patience = Patience(ClusterConfig(), RecoveryConfig())
+    groups = [Group("reward:judge", []), Group("reward:preferences", [])]
+    Scoring(entries, groups, Mixture(entries, MixtureConfig()), patience).wait_for_models(started, "step 0")
     assert ray.wait([judged, scored], num_returns=2, timeout=0) == ([scored], [judged])
     ray.cancel(judged, force=True)

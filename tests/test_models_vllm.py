@@ -46,6 +46,11 @@ def test_a_sync_brings_the_trainers_weights(measured: dict[str, Any], what: str)
     assert measured[f"{what}, buckets"] > 1
 
 
+def test_an_update_that_was_broken_off_is_begun_anew(measured: dict[str, Any]) -> None:
+    assert measured["broken off, buckets"] > 1
+    assert measured["broken off, after"] < 1e-4
+
+
 def test_completions_carry_the_version_of_their_weights(measured: dict[str, Any]) -> None:
     assert {one.weight_version for group in measured["first"] for one in group} == {0}
     assert [measured[f"{what}, versions"] for what in ("full", "top", "full again", "lora")] == [{1}, {2}, {3}, {6}]

@@ -98,7 +98,7 @@ def test_killed_and_resumed_no_row_is_twice_or_missing(tmp_path: Path) -> None:
 def test_a_number_that_is_not_finite_is_refused_and_nothing_is_written(tmp_path: Path, value: float) -> None:
     with RunLog(tmp_path, QUIET) as log, pytest.raises(ValueError, match=r"metrics of step 4: 'loss/policy' is"):
         log.metrics(4, {"score/mixed": 1.0, "loss/policy": value})
-    assert (tmp_path / "metrics.jsonl").read_text() == ""
+    assert read_rows(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_sample_with_a_score_that_is_not_finite_names_its_prompt(tmp_path: Path) -> None:

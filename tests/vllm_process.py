@@ -91,6 +91,10 @@ def measure(name: str, engine: Engine) -> dict[str, Any]:
         out[f"{what}, buckets"] = sync(engine, named, version)
         out[f"{what}, after"] = gap(engine, model)
         out[f"{what}, versions"] = {one.weight_version for group in sample(engine) for one in group}
+    engine.begin_update()  # broken off after a part, as when the sender dies
+    engine.load_bucket(next(iter(pack(shaken(model, 8, every), 30_000))))
+    out["broken off, buckets"] = sync(engine, shaken(model, 7, every), 7)
+    out["broken off, after"] = gap(engine, model)
     repack = weight_transfer.dispatch_cpu_unquantized_gemm
     weight_transfer.dispatch_cpu_unquantized_gemm = lambda *args, **kwargs: None
     sync(engine, shaken(model, 9, every), 4)

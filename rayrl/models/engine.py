@@ -30,6 +30,10 @@ from rayrl.models.loading import device, dtype_name, load_causal_lm
 from rayrl.models.weights import Bucket
 
 
+UNFINISHED = "-1"
+"""Version of an engine whose weight update was broken off: nothing takes its answers."""
+
+
 @dataclass(frozen=True)
 class Completion:
     """One sampled answer. `ended`: its last token is an end token."""
@@ -48,7 +52,7 @@ class Engine(Protocol):
         ...
 
     def begin_update(self) -> None:
-        """Opens a weight update; generation waits until it is finished."""
+        """Opens a weight update; generation waits until it is finished. One that was never finished is dropped."""
         ...
 
     def load_bucket(self, bucket: Bucket) -> None:
@@ -123,6 +127,7 @@ class VLLMEngine:
         from vllm import LLM
 
         self._config = config
+        self._updating = False
         self._end_token_ids = list(end_token_ids)
         options: dict[str, Any] = (
             {"gpu_memory_utilization": config.gpu_memory_utilization, "enable_sleep_mode": config.sleep_between_phases}
@@ -196,7 +201,10 @@ class VLLMEngine:
 
     def begin_update(self) -> None:
         """See Engine."""
+        if self._updating:  # whoever sent the last one died on the way; this one sends everything again
+            self.llm.finish_weight_update(weight_version=UNFINISHED)
         self.llm.start_weight_update()
+        self._updating = True
 
     def load_bucket(self, bucket: Bucket) -> None:
         """See Engine. The bucket passes to the workers through a file on shared memory."""
@@ -210,6 +218,7 @@ class VLLMEngine:
     def finish_update(self, version: int) -> None:
         """See Engine."""
         self.llm.finish_weight_update(weight_version=str(version))
+        self._updating = False
         self.llm.reset_prefix_cache()
 
     def sleep(self) -> None:

@@ -18,7 +18,7 @@ from rayrl.types import Sample
 
 def is_timing(key: str) -> bool:
     """Whether a metric measures the machine and not the learning, so that two runs may differ in it."""
-    return key.startswith(("time/", "busy/", "recovery/"))
+    return key.startswith(("time/", "busy/", "recovery/", "cluster/"))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 
@@ -50,11 +50,15 @@ class RunLog:
             self._folder, self._config, resume_step, self._settings, self._console
         )
         self._last_step = self._experienced = self._sampled = resume_step - 1
-        self._files = {}
-        for name in FILES:
-            path = self._folder / name
-            replace_rows(path, [row for row in read_rows(path) if row["step"] < resume_step])
-            self._files[name] = open_rows(path, "a")
+        self._files: dict[str, TextIO] = {}
+        for path in (self._folder / name for name in FILES):
+            if path.exists():
+                replace_rows(path, [row for row in read_rows(path) if row["step"] < resume_step])
+
+    def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        if name not in self._files:
+            self._files[name] = open_rows(self._folder / name, "a")
+        append_rows(self._files[name], rows)
 
     def rewind(self, step: int) -> None:
         """Goes on at `step`, as if opened there: rows of that step and later are dropped."""
@@ -70,14 +74,14 @@ class RunLog:
         if step <= self._last_step:
             raise ValueError(f"metrics of step {step}: a row of step {self._last_step} was logged before it")
         row = {key: _finite(key, value, step) for key, value in values.items()}
-        append_rows(self._files["metrics.jsonl"], [{"step": step, **row}])
+        self._append("metrics.jsonl", [{"step": step, **row}])
         self._last_step = step
         for logger in self._loggers:
             logger.metrics(step, row)
 
     def samples(self, samples: Sequence[Sample]) -> None:
         """Log sample texts. Write those of a step before its metrics, so that a step with a metric row is whole."""
-        append_rows(self._files["samples.jsonl"], [sample_row(sample) for sample in samples])
+        self._append("samples.jsonl", [sample_row(sample) for sample in samples])
         for logger in self._loggers:
             logger.samples(samples)
 
@@ -90,7 +94,7 @@ class RunLog:
         (OSError) a second call writes what is missing.
         """
         if self._experienced < step:
-            append_rows(self._files["experience.jsonl"], [{"step": step, "samples": list(sample_ids)}])
+            self._append("experience.jsonl", [{"step": step, "samples": list(sample_ids)}])
             self._experienced = step
         if self._sampled < step:
             self.samples(samples)
