@@ -1,15 +1,26 @@
 """Starts a stage by its module's name, in this process.
 
-The command line knows stages only by name, so that it loads neither Ray nor a model library, and `ray job submit --
-rayrl ...` runs the very same command as the job's driver: submitting needs no code of its own.
+The command line knows stages only by name, so that it loads neither Ray nor a model library. Inside a Ray job it is the
+very same command, run as the job's driver; sending one to a cluster is in submission.py.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
+
+SEALED_VARIABLE = "RAYRL_SEALED_ENV"
+"""The secrets of a submitted job (sealed.py)."""
 
 
 def run(module: str, config_path: Path | str) -> None:
-    """Imports `module` and calls its `main(config_path: str) -> None`; what it raises goes to the caller."""
+    """Imports `module` and calls its `main(config_path: str) -> None`; what it raises goes to the caller.
+
+    A submitted job's secrets are in the environment by then.
+    """
+    if SEALED_VARIABLE in os.environ:
+        from cluster.sealed import open_env
+
+        open_env()
     importlib.import_module(module).main(str(config_path))

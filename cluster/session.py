@@ -21,6 +21,7 @@ from pathlib import Path
 import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError
+from ray.util import get_node_ip_address
 
 from cluster.errors import CannotConnect
 
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 JOB_DRIVER_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this (that is its whole name) and RAY_ADDRESS for the entry point of a submitted job, and only there."""
+HANDED_ON = ("RAYRL_ALLOW",)
+"""What workers on a cluster that is joined are to know from the environment of the driver."""
 MAX_TEMP_DIR_BYTES = 40
 """A Unix socket's path has 107 bytes; `/session_<date>_<pid>/sockets/plasma_store` takes 66 of them."""
 TEMP_DIR_MB = 256
@@ -84,7 +87,7 @@ def connect(
     logger.info(target.why)
     quiet = {"logging_level": logging.ERROR, "log_to_driver": log_to_driver}
     local = target.address == "local"
-    with on_loopback() if local else nullcontext():
+    with on_loopback() if local or _answers_on_loopback_alone(target.address) else nullcontext():
         try:
             if local:
                 _start(num_cpus, object_store_mb, quiet)
@@ -132,6 +135,26 @@ def choose(address: str, environ: Mapping[str, str]) -> Target:
             "the command as a job: ray job submit --address http://HOST:8265 -- rayrl ..."
         )
     return Target(wanted, f"joining the Ray cluster at {wanted} (address: {address})")
+
+
+def _answers_on_loopback_alone(address: str) -> bool:
+    """Whether a cluster was started as by `on_loopback`: Ray would look for it at this node's address."""
+    host, _, port = address.rpartition(":")
+    return host in ("127.0.0.1", "localhost") and _answers(host, port) and not _answers(get_node_ip_address(), port)
+
+
+def _answers(host: str, port: str) -> bool:
+    try:
+        socket.create_connection((host, int(port)), timeout=REACH_TIMEOUT_S).close()
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def handed_on(environ: Mapping[str, str]) -> dict[str, str]:
+    """The variables of HANDED_ON that the cluster's processes wouldn't have without being given them."""
+    from_job = environ.get(JOB_DRIVER_VARIABLE, "")  # Ray refuses to be told the same twice
+    return {name: environ[name] for name in HANDED_ON if name in environ and f'"{name}"' not in from_job}
 
 
 def temp_root(environ: Mapping[str, str], needed_mb: int = TEMP_DIR_MB) -> Path:
@@ -186,7 +209,7 @@ def _join(address: str, quiet: Mapping[str, int]) -> None:
     if address != "auto":
         _reach(address)
     try:
-        ray.init(address=address, **quiet)
+        ray.init(address=address, runtime_env={"env_vars": handed_on(os.environ)}, **quiet)
     except (OSError, RuntimeError, ValueError, RayError) as error:
         raise CannotConnect(
             f"no Ray cluster could be joined at {address}: {_first_line(error)} "

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cluster import jobs
-from cluster.errors import CannotConnect, ClusterError, DoesNotFit
+from cluster.errors import CannotConnect, ClusterError, DoesNotFit, JobRefused
+from rayrl.commands import kuberay, stage, submit
 from rayrl.config.commands import COMMANDS
+from rayrl.config.trust import allow
 from rayrl.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -33,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parse(argv)
     _log_to_stderr()
     try:
-        args.handler(args)
-    except (UserError, DoesNotFit, CannotConnect) as error:
+        return args.handler(args) or 0
+    except (UserError, DoesNotFit, CannotConnect, JobRefused) as error:
         return _fail(str(error), 2)
     except (ClusterError, RunError) as error:
         return _fail(str(error), 1)
@@ -47,7 +49,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         first_line = next(iter(str(error).strip().splitlines()), "")
         raised_in = "".join(f", {note}" for note in getattr(error, "__notes__", []))
         return _fail(f"{type(error).__name__}: {first_line}{raised_in} (set {DEBUG_VARIABLE}=1 to see where)", 1)
-    return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -59,13 +60,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     for name, command in COMMANDS.items():
-        stage = commands.add_parser(name, help=command.help)
-        stage.add_argument("source", metavar="SOURCE", help="YAML file, or a preset's name (see `rayrl presets`)")
-        stage.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. output_dir=runs/a seed=1")
-        stage.add_argument("--dry-run", action="store_true", help="print the resolved config; start nothing")
-        for option, what in command.options.items():
-            stage.add_argument(option, metavar="STAGE", help=what.help)
-        stage.set_defaults(handler=_stage, command=name)
+        parser_of_stage = commands.add_parser(name, help=command.help)
+        stage.add_arguments(parser_of_stage, command)
+        parser_of_stage.set_defaults(handler=_stage, command=name)
 
     presets = commands.add_parser("presets", help="list the presets in the package")
     presets.set_defaults(handler=_presets)
@@ -81,8 +78,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     compare.add_argument("--to", metavar="FILE", type=Path, default=Path("runs/comparison.html"), help="the page")
     compare.set_defaults(handler=_compare)
 
+    kuberay.add(commands)
+    submit.add(commands)
+
     args, rest = parser.parse_known_args(argv)
-    stray = [word for word in rest if args.handler is not _stage or word.startswith("-")]
+    stray = [word for word in rest if not hasattr(args, "overrides") or word.startswith("-")]
     if stray:
         parser.error(f"unrecognized arguments: {' '.join(stray)}")
     if rest:  # overrides after an option: argparse gives them back
@@ -101,17 +101,16 @@ class _Version(argparse.Action):
 
 
 def _stage(args: argparse.Namespace) -> None:
-    from rayrl.config.load import dump, load, require_no_placeholders
+    from rayrl.config.load import dump, require_no_placeholders
 
     command = COMMANDS[args.command]
-    named = [(what.key, getattr(args, option.lstrip("-"))) for option, what in command.options.items()]
-    overrides = [f"{key}={value}" for key, value in named if value is not None]
-    config = load(command.model(), args.source, [*args.overrides, *overrides])
+    config = stage.read_config(args.command, args)
     if args.dry_run:
         print(dump(config))
         print("\n".join(f"# {line}" for line in _plan(config)))
         return
     require_no_placeholders(config)
+    allow(args.allow)
     with tempfile.TemporaryDirectory(prefix="rayrl-") as folder:
         path = Path(folder) / "config.yaml"
         path.write_text(dump(config), encoding="utf-8")

@@ -26,7 +26,9 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 def allow(kinds: Iterable[str]) -> None:
     """Allows further KINDS to this process and to those that it starts from now on."""
-    os.environ[ALLOW_VARIABLE] = ",".join(sorted(allowed() | set(kinds)))
+    wanted = sorted(allowed() | set(kinds))
+    if wanted:
+        os.environ[ALLOW_VARIABLE] = ",".join(wanted)
 
 
 def allowed() -> set[str]:
