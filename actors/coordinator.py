@@ -19,6 +19,7 @@ from actors.crew import Crew
 from actors.evaluation import HeldOut
 from actors.generation import Batch, Generation
 from actors.metrics import batch_metrics, sample_ids, training_samples
+from actors.patience import Patience
 from actors.phases import Phases, Prepared
 from actors.recovery import Healed, Healer
 from actors.scoring import Scoring
@@ -62,11 +63,12 @@ class Coordinator:
         progress: Progress,
         store: CheckpointStore,
         healer: Healer,
+        patience: Patience,
     ) -> None:
         self.config, self.crew = config, crew
         self._prompts, self._phases, self._scoring, self._sync = list(prompts), phases, scoring, sync
         self._heldout, self._kl, self._log, self._progress, self._store = heldout, kl, log, progress, store
-        self._healer = healer
+        self._healer, self._patience = healer, patience
         self._order = PromptOrder(len(self._prompts), config.prompts_per_step, config.seed, config.data.shuffle)
         self._step = 0
         """Steps that are applied; also the version of the weights."""
@@ -244,15 +246,17 @@ class Coordinator:
     def _take_busy(self) -> dict[str, list[tuple[float, float]]]:
         """Intervals of work by role since the last call."""
         timeout_s = self.config.cluster.step_timeout_s
-        return {
-            kind: [
-                interval
+        taken: dict[str, list[tuple[float, float]]] = {}
+        for kind, groups in self.crew.by_kind().items():
+            answers = [
+                answer
                 for group in groups
-                for intervals in group.run(timeout_s, "busy times", "take_intervals")
-                for interval in intervals
+                for answer in group.wait(
+                    group.call("take_intervals"), timeout_s, "busy times", self._patience.watch("sync", group)
+                )
             ]
-            for kind, groups in self.crew.by_kind().items()
-        }
+            taken[kind] = [interval for intervals in answers for interval in intervals]
+        return taken
 
     def _save(self, done: int, what: str) -> None:
         """Checkpoint after `done` steps: beside the old ones, published by rename."""

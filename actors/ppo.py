@@ -123,6 +123,7 @@ def _run(
                 progress,
                 store,
                 healer,
+                patience,
             )
             coordinator.run(latest)
 

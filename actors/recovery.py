@@ -68,13 +68,14 @@ class Healer:
             RunError: too many recoveries in this step.
             ActorLost, AnswerTimeout: what was started anew failed again.
         """
-        began = time.monotonic()
+        began, noticed = time.monotonic(), time.time()
         crew = self._crew
         everyone = {name: handle for group in crew.groups for name, handle in group.by_name.items()}
         states = conditions(everyone, ASK_S)
-        stuck = {name for name in _named(error) if name in everyone} if isinstance(error, AnswerTimeout) else set()
+        named = {name for name in _named(error) if name in everyone}
+        stuck, died = (named, set()) if isinstance(error, AnswerTimeout) else (set(), named)
         hung = sorted(stuck | {name for name, state in states.items() if state == "silent"})
-        dead = sorted(name for name, state in states.items() if state == "dead")
+        dead = sorted(died | {name for name, state in states.items() if state == "dead"})
         lost = {*hung, *dead}
         broken = _is_connection(error) or isinstance(error, AnswerGone)
         if not lost and not broken and not isinstance(error, ActorLost):
@@ -98,12 +99,13 @@ class Healer:
         cause: Cause = "hung" if hung else "died" if lost else "connection"
         started = [name for part in parts for name in part.names] + [f"rollout[{rank}]" for rank in engines_lost]
         action = f"started again: {', '.join(started) or 'nothing'}"
-        event = Recovery(cause, step, phase, sorted(lost), action, time.monotonic() - began, stacks=stacks)
+        seconds = time.monotonic() - began
+        event = Recovery(cause, step, phase, sorted(lost), action, seconds, stacks=stacks, time=noticed)
         return Healed(back, isinstance(error, AnswerGone), event)
 
     def lose_engines(self, error: ActorLost | AnswerTimeout, step: int) -> None:
         """Ends the engines that an error names and begins to load others. Raises the error where it names none."""
-        began = time.monotonic()
+        began, noticed = time.monotonic(), time.time()
         names = [name for name in _named(error) if name in self._crew.engines.up.names]
         if not names:
             raise error
@@ -115,7 +117,8 @@ class Healer:
             self._crew.engines.drop(int(name[len("rollout[") : -1]))
         self._crew.engines.start_missing()
         action, seconds = "prompts went to other engines", time.monotonic() - began
-        self.log.add(Recovery("hung" if hung else "died", step, "generate", names, action, seconds, stacks=stacks))
+        cause: Cause = "hung" if hung else "died"
+        self.log.add(Recovery(cause, step, "generate", names, action, seconds, stacks=stacks, time=noticed))
 
     def note_lost_in_sync(self, names: Sequence[str], step: int) -> None:
         """Engines that died while weights were sent; the others have them."""

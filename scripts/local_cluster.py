@@ -1,6 +1,6 @@
-"""A Ray cluster of several nodes on this machine, each a process of its own with its own resource, for soaks and tests.
+"""A Ray cluster of several nodes on this machine, each with its own processes and resource, for soaks and tests.
 
-    with LocalCluster(["a", "b", "c"]) as cluster: ... cluster.address ...; cluster.kill_node("b"); cluster.add_node("b")
+    with LocalCluster(["a", "b"]) as cluster: ... cluster.address ...; cluster.kill_node("b"); cluster.add_node("b")
 
 The head has no CPUs, so that all actors lie on the worker nodes. Everything listens on 127.0.0.1, with a token of its
 own, on ports that are free now, and nothing is left behind.

@@ -3,12 +3,14 @@
     bash scripts/soak.sh                                  20 kills of each kind, one long run each
     .venv/bin/python scripts/soak.py --kinds policy rollout --kills 5 --seed 1
     .venv/bin/python scripts/soak.py --together --kills 2 two kills of each kind in one run, as the tests do
+    .venv/bin/python scripts/soak.py --stop --kills 5     hangs: actors are stopped (SIGSTOP), not killed
 
 Three Ray nodes on this machine run the `tiny` preset (fp32, two policy and two critic ranks, two vLLM engines). Kinds:
 an actor of each role (SIGKILL of a rank drawn by seed), a worker node with all that is on it (another comes after some
 seconds), the driver and the head (the same command is started again). Kills fall on steps drawn by seed, in turn while
 the run generates, updates, syncs, checkpoints and scores, some hundredths of a second into the phase.
 
+With --stop each hang must be found within the time that the configuration states (and a look), and leave a stack.
 What must hold: the run ends; metrics (timings aside), samples, evaluations and weights are those of the unbroken run,
 bit for bit; every sample id is in experience.jsonl exactly once, every step too. Exit code 1 where anything doesn't.
 """
@@ -17,8 +19,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -45,6 +49,10 @@ PHASES = ("generate", "update", "sync", "checkpoint", "score")
 NODES = ("a", "b", "c")
 NODE_GONE_S = 3.0
 STEPS_A_KILL = 3
+HANG_S = 8.0
+HANGS = (f"recovery.no_progress_s={HANG_S}",)
+HANG_FOUND_S = 2 * HANG_S
+"""The limit, counted from when the actor is next awaited, and a look at it every quarter."""
 SETTINGS = (
     "checkpoint.every=2", "evaluation.num_prompts=8", "evaluation.every=10", "logging.samples_per_step=2",
     "logging.loggers=[]", "rollout.engines=2", "cluster.strategy=SPREAD", "recovery.no_progress_s=60",
@@ -81,8 +89,10 @@ def plan(kinds: Sequence[str], kills: int, seed: int) -> list[Kill]:
 class Soak:
     """One run in a cluster, with kills."""
 
-    def __init__(self, cluster: LocalCluster, folder: Path, steps: int, seed: int) -> None:
-        self._cluster, self.folder, self._steps = cluster, folder, steps
+    def __init__(self, cluster: LocalCluster, folder: Path, steps: int, seed: int, stop: bool = False) -> None:
+        self._cluster, self.folder, self._steps, self._stop = cluster, folder, steps, stop
+        self.stopped: list[tuple[float, str]] = []
+        """When which kind of actor was stopped."""
         self._random = random.Random(seed)
         self._driver: subprocess.Popen[str] | None = None
 
@@ -106,7 +116,7 @@ class Soak:
         self._driver = subprocess.Popen(
             [
                 sys.executable, "-m", "rayrl.cli", "ppo", "tiny", f"output_dir={self.folder}", f"steps={self._steps}",
-                f"cluster.address={self._cluster.address}", *SETTINGS,
+                f"cluster.address={self._cluster.address}", *SETTINGS, *(HANGS if self._stop else ()),
             ],
             env=self._cluster.env,
             stdout=subprocess.PIPE,
@@ -143,8 +153,15 @@ class Soak:
             victim = "none there"
             if actors:
                 victim = str(self._random.choice(actors).pid)
-                kill(int(victim))
-        print(f"  killed {one.kind} ({victim}) {one.delay_s:.2f} s into {line}", flush=True)
+                if self._stop:
+                    os.kill(int(victim), signal.SIGSTOP)
+                    self.stopped.append((time.time(), one.kind))
+                else:
+                    kill(int(victim))
+        print(
+            f"  {'stopped' if self._stop else 'killed'} {one.kind} ({victim}) {one.delay_s:.2f} s into {line}",
+            flush=True,
+        )
         return fatal
 
 
@@ -159,6 +176,23 @@ def _phase(line: str) -> tuple[int, str] | None:
         return None
     head, _, rest = line.partition("]")
     return int(head[1:].partition("/")[0]), rest.strip().removesuffix(" ...")
+
+
+def hangs(folder: Path, stopped: Sequence[tuple[float, str]]) -> Iterator[str]:
+    """What isn't as it must be with hangs. Prints how long each took to be found and healed."""
+    events = [event for event in read_recoveries(folder) if event.cause == "hung"]
+    for at, kind in stopped:
+        mine = next((e for e in events if e.time > at and any(name.startswith(kind) for name in e.lost)), None)
+        if mine is None:
+            yield f"a stopped {kind} was never found"
+            continue
+        events.remove(mine)
+        found = mine.time - at
+        print(f"  stopped {kind}: found after {found:.1f} s, healed {mine.seconds:.1f} s later", flush=True)
+        if found > HANG_FOUND_S:
+            yield f"a stopped {kind} was found after {found:.1f} s only"
+        if not any("File " in (folder / path).read_text() for path in mine.stacks):
+            yield f"a stopped {kind} left no stack"
 
 
 def differences(a: Path, b: Path) -> Iterator[str]:
@@ -184,36 +218,35 @@ def differences(a: Path, b: Path) -> Iterator[str]:
     files = ["samples.jsonl", "experience.jsonl", *(str(p.relative_to(a)) for p in sorted(a.glob("evaluation/*")))]
     for model in ("policy", "critic"):
         files += [str(p.relative_to(a)) for p in sorted((a / last / model).glob("*.safetensors"))]
-    yield from (
-        name for name in files if not (b / name).exists() or (a / name).read_bytes() != (b / name).read_bytes()
-    )
+    yield from (name for name in files if not (b / name).exists() or (a / name).read_bytes() != (b / name).read_bytes())
 
 
-def soak(folder: Path, kinds: Sequence[str], kills: int, seed: int, whole: Path, steps: int) -> bool:
+def soak(folder: Path, kinds: Sequence[str], kills: int, seed: int, whole: Path, steps: int, stop: bool) -> bool:
     """One run; whether it ended as the unbroken one did."""
-    print(f"{', '.join(kinds)}: {kills} kills each, {steps} steps", flush=True)
+    print(f"{', '.join(kinds)}: {kills} {'hangs' if stop else 'kills'} each, {steps} steps", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     with LocalCluster(NODES) as cluster:
-        Soak(cluster, folder, steps, seed).run(plan(kinds, kills, seed))
-    found = list(differences(whole, folder))
-    events = Counter(event.cause for event in read_recoveries(folder))
-    print(
-        f"{', '.join(kinds)}: {found or 'same bits'}; recoveries {json.dumps(events)}; {time.monotonic() - began:.0f} s",
-        flush=True,
-    )
+        run = Soak(cluster, folder, steps, seed, stop)
+        run.run(plan(kinds, kills, seed))
+    found = [*differences(whole, folder), *hangs(folder, run.stopped)]
+    events = json.dumps(Counter(event.cause for event in read_recoveries(folder)))
+    seconds = time.monotonic() - began
+    print(f"{', '.join(kinds)}: {found or 'same bits'}; recoveries {events}; {seconds:.0f} s", flush=True)
     return not found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="by default all; with --stop all kinds of actors")
+    parser.add_argument("--stop", action="store_true", help="stop actors instead of killing them")
     parser.add_argument("--kills", type=int, default=20, help="of each kind")
     parser.add_argument("--together", action="store_true", help="all kinds in one run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
     args = parser.parse_args()
-    groups = [args.kinds] if args.together else [[kind] for kind in args.kinds]
+    kinds = args.kinds or (list(ACTORS) if args.stop else list(KINDS))
+    groups = [kinds] if args.together else [[kind] for kind in kinds]
     steps = 4 + STEPS_A_KILL * args.kills * max(map(len, groups))
     folder = args.folder.absolute()
     whole = folder / f"unbroken-{steps}"
@@ -221,7 +254,18 @@ def main() -> None:
         shutil.rmtree(whole, ignore_errors=True)
         with LocalCluster(NODES) as cluster:
             Soak(cluster, whole, steps, 0).run([])
-    results = [soak(folder / "-".join(kinds), kinds, args.kills, args.seed, whole, steps) for kinds in groups]
+    results = [
+        soak(
+            folder / "-".join([*kinds, *(["stopped"] if args.stop else [])]),
+            kinds,
+            args.kills,
+            args.seed,
+            whole,
+            steps,
+            args.stop,
+        )
+        for kinds in groups
+    ]
     print(f"{sum(results)} of {len(results)} runs the same", flush=True)
     sys.exit(not all(results))
 

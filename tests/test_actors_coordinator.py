@@ -111,6 +111,7 @@ class World:
             Progress(settings.steps, first_step=first_step, enabled=False, console=console),
             self.store,
             Healer(crew, RecoveryLog(self.folder), settings.recovery.max_per_step, 60),
+            patience,
         )
 
     def run(self) -> dict[str, float]:

@@ -34,7 +34,7 @@ class Recovery:
     stacks: Sequence[str] = ()
     """Files with the stacks of the hung, in the run's folder."""
     time: float = field(default_factory=time.time)
-    """Seconds since the epoch."""
+    """When it was noticed, in seconds since the epoch."""
 
 
 class RecoveryLog:
