@@ -22,6 +22,7 @@ from rayrl.config.parts import OptimizerConfig, TrainerConfig
 from rayrl.errors import RunError
 from rayrl.heartbeat import beat
 from rayrl.models.loading import device, resolve_dtype
+from rayrl.models.rendezvous import init_process_group
 
 
 def init_distributed(rank: int, world_size: int, address: str, port: int, timeout_s: float) -> None:
@@ -29,17 +30,23 @@ def init_distributed(rank: int, world_size: int, address: str, port: int, timeou
     os.environ.update(
         MASTER_ADDR=address, MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0"
     )
+    init_process_group(collective_backend(), rank, world_size, address, port, timedelta(seconds=timeout_s))
     adopt_process_group(timeout_s)
 
 
+def collective_backend() -> str:
+    """torch's name for what carries this process's collectives."""
+    return "nccl" if device().type == "cuda" else "gloo"
+
+
 def adopt_process_group(timeout_s: float) -> None:
-    """Gives DeepSpeed the process group that there is (Ray Train makes one), or one that the environment describes."""
+    """Gives DeepSpeed the process group that there is."""
     import deepspeed
     from deepspeed.ops import __compatible_ops__
 
     __compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(
-        dist_backend="nccl" if device().type == "cuda" else "gloo",
+        dist_backend=collective_backend(),
         timeout=timedelta(seconds=timeout_s),
         verbose=False,
         auto_mpi_discovery=False,

@@ -138,7 +138,7 @@ def _fit(
     os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(ray_config.start_timeout_s))
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # a relative path in a config means the same to a rank as to its user
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchTrainer
 
     resources = {"CPU": trainer.cpus_per_rank}
     if trainer.gpus_per_rank:
@@ -148,7 +148,7 @@ def _fit(
         TorchTrainer(
             loop,
             train_loop_config=dict(settings),
-            torch_config=TorchConfig(timeout_s=int(collective_timeout_s)),
+            torch_config=_meeting("nccl" if trainer.gpus_per_rank else "gloo", int(collective_timeout_s)),
             scaling_config=ScalingConfig(
                 num_workers=trainer.ranks, use_gpu=trainer.gpus_per_rank > 0, resources_per_worker=resources
             ),
@@ -159,6 +159,37 @@ def _fit(
         ).fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+
+
+def _meeting(backend: str, timeout_s: int) -> Any:
+    """Ray Train's TorchConfig, but that the ranks meet as those of PPO's roles do, on rank 0's address alone."""
+    import ray
+    from ray.train._internal.utils import get_address_and_port
+    from ray.train.torch import TorchConfig
+    from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
+
+    class Backend(_TorchBackend):
+        def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+            where = worker_group.execute_single(0, get_address_and_port)
+            worker_group.execute(_set_torch_distributed_env_vars)
+            ranks = range(len(worker_group))
+            common = (len(ranks), *where, backend, timeout_s)
+            ray.get([worker_group.execute_single_async(rank, _meet, rank, *common) for rank in ranks])
+
+    class Config(TorchConfig):
+        backend_cls = Backend
+
+    return Config(backend=backend, timeout_s=timeout_s)
+
+
+def _meet(rank: int, world_size: int, address: str, port: int, backend: str, timeout_s: int) -> None:
+    """Runs in a rank."""
+    from datetime import timedelta
+
+    from rayrl.models.rendezvous import init_process_group
+
+    os.environ.update(MASTER_ADDR=address, MASTER_PORT=str(port))
+    init_process_group(backend, rank, world_size, address, port, timedelta(seconds=timeout_s))
 
 
 def _cause(failure: BaseException) -> BaseException:
