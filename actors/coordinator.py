@@ -31,7 +31,7 @@ from rayrl.config.ppo import PPOConfig
 from rayrl.data.order import PromptOrder
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
-from rayrl.tracking.recoveries import Recovery
+from rayrl.tracking.recoveries import Recovery, RecoveryLog
 from rayrl.tracking.run_log import RunLog
 from rayrl.tracking.storage_wait import patiently
 from rayrl.types import Prompt, Sample
@@ -39,6 +39,12 @@ from rayrl.types import Prompt, Sample
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+
+def note_damaged(store: CheckpointStore, log: RecoveryLog, step: int) -> None:
+    """Damaged checkpoints that were set aside go into the log of recoveries."""
+    while store.set_aside:
+        log.add(Recovery("damaged", step, "loading", [store.set_aside.pop(0)], "took the one before", 0.0))
 
 
 class WentBack(Exception):
@@ -183,7 +189,7 @@ class Coordinator:
                     raise error
                 if healed.trainers:
                     undo = True  # also where going back is interrupted
-                    self._go_back(self._store.newest_whole())
+                    self._go_back()
                 break
             except Exception as again:
                 if again is error:
@@ -196,7 +202,9 @@ class Coordinator:
             raise WentBack
         return healed
 
-    def _go_back(self, checkpoint: tuple[int, Path] | None) -> None:
+    def _go_back(self) -> None:
+        checkpoint = self._store.newest_whole()
+        note_damaged(self._store, self._healer.log, self._step)
         if checkpoint is None:
             self._step, self._best = 0, None
             self._set_state(self._start)

@@ -21,6 +21,7 @@ from actors.scoring import Scoring
 from cluster.health import wait_for
 from rayrl.config.ppo import Phase, PPOConfig
 from rayrl.placement import shares_trunk
+from rayrl.tracking.storage_wait import is_storage_trouble
 from rayrl.types import MixedScores, Prompt
 
 TRAINING_SEED = 0
@@ -39,6 +40,10 @@ class Prepared:
     values: list[ray.ObjectRef | None]
     stats: list[Mapping[str, float]]
     scores: MixedScores
+
+
+class TornCheckpoint(Exception):
+    """The storage failed while several ranks wrote a checkpoint together."""
 
 
 class Phases:
@@ -135,14 +140,28 @@ class Phases:
         return [s - (0.0 if info.ended else penalty) for s, info in zip(scores.mixed_B, batch.infos, strict=True)]
 
     def save(self, folder: Path, what: str) -> dict[str, str]:
-        """All ranks write their parts of a checkpoint; then they share the work of its sums, which are returned."""
-        trainers = self._crew.trainers
-        names = [name for group in trainers for name in group.names]
-        refs = [ref for group in trainers for ref in group.call("save", folder)]
-        self._wait(list(zip(names, refs, strict=True)), "checkpoint", what)
-        handles = [handle for group in trainers for handle in group.handles]
-        refs = [handle.checksums.remote(folder, part, len(handles)) for part, handle in enumerate(handles)]
-        parts = self._wait(list(zip(names, refs, strict=True)), "checkpoint", f"{what}, sums")
+        """All ranks write their parts of a checkpoint; then they share the work of its sums, which are returned.
+
+        Raises OSError where a rank can't write there. TornCheckpoint where the storage failed while they wrote: that is
+        a collective, and those that wait in it for the others won't come out.
+        """
+        ranks = {name: handle for group in self._crew.trainers for name, handle in group.by_name.items()}
+
+        def on_all(method: str, part: str, *args: Sequence[Any]) -> list[Any]:
+            refs = [
+                getattr(handle, method).remote(folder, *own)
+                for handle, own in zip(ranks.values(), args or [()] * len(ranks), strict=True)
+            ]
+            return self._wait(list(zip(ranks, refs, strict=True)), "checkpoint", f"{what}{part}")
+
+        on_all("probe", ", can it be written")
+        try:
+            on_all("save", "")
+        except Exception as error:
+            if is_storage_trouble(error) and len(self._crew.policy) > 1:
+                raise TornCheckpoint(f"{what}: the storage failed while the ranks wrote") from error
+            raise
+        parts = on_all("checksums", ", sums", *[(part, len(ranks)) for part in range(len(ranks))])
         return {name: digest for part in parts for name, digest in part.items()}
 
     def load(self, folder: Path) -> None:

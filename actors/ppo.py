@@ -13,7 +13,7 @@ from pathlib import Path
 import ray
 from rich.console import Console
 
-from actors.coordinator import Coordinator
+from actors.coordinator import Coordinator, note_damaged
 from actors.crew import start
 from actors.evaluation import HeldOut
 from actors.generation import Generation
@@ -101,6 +101,7 @@ def _run(
         _begin_folder(config, folder, inputs)
         write_record(folder, data_read(config), session, first_step, config.transfer_backend, actors)
         recoveries = RecoveryLog(folder)
+        note_damaged(store, recoveries, first_step)
         if latest is not None:
             recoveries.add(Recovery("resumed", first_step, "start", [], "a new driver went on", 0.0, first_step))
         healer = Healer(crew, recoveries, config.recovery.max_per_step, config.cluster.start_timeout_s)

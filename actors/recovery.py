@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from actors.crew import Crew
 from actors.group import Group
+from actors.phases import TornCheckpoint
 from cluster.errors import ActorLost, AnswerGone, AnswerTimeout
 from cluster.health import conditions
 from cluster.stuck import Process, end_stuck
@@ -77,8 +78,8 @@ class Healer:
         hung = sorted(stuck | {name for name, state in states.items() if state == "silent"})
         dead = sorted(died | {name for name, state in states.items() if state == "dead"})
         lost = {*hung, *dead}
-        broken = _is_connection(error) or isinstance(error, AnswerGone)
-        if not lost and not broken and not isinstance(error, ActorLost):
+        apart = _is_connection(error) or isinstance(error, TornCheckpoint)
+        if not lost and not apart and not isinstance(error, AnswerGone):
             return None
         if lost or not isinstance(error, AnswerGone):  # which a loss that was counted has caused
             self._count(error, step)
@@ -88,15 +89,16 @@ class Healer:
         for rank in engines_lost:
             crew.engines.drop(rank)
         crew.engines.start_missing()
-        back = undo or _is_connection(error) or any(lost & set(group.names) for group in crew.trainers)
+        back = undo or apart or any(lost & set(group.names) for group in crew.trainers)
         parts = [part for group in crew.scorers if (part := _renewed(group, lost)) is not None]
         for group in crew.trainers if back else []:
             at_work = any(states.get(name) == "busy" for name in group.names)
-            if not may_load or _is_connection(error) or at_work or lost & set(group.names):
+            if not may_load or apart or at_work or lost & set(group.names):
                 parts.append(group.renew(group.ranks))
         crew.load(parts, self._start_s, f"step {step}, restart")
         self.learn_processes(parts)
-        cause: Cause = "hung" if hung else "died" if lost else "connection"
+        storage = isinstance(error, TornCheckpoint)
+        cause: Cause = "hung" if hung else "died" if lost else "storage" if storage else "connection"
         started = [name for part in parts for name in part.names] + [f"rollout[{rank}]" for rank in engines_lost]
         action = f"started again: {', '.join(started) or 'nothing'}"
         seconds = time.monotonic() - began

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
 
 from actors.worker import Worker, busy, free_address
@@ -19,6 +21,14 @@ class TrainerActor(Worker):
     def address(self) -> tuple[str, int]:
         """Where the group's rank 0 can be reached: this node and a free port."""
         return free_address()
+
+    @busy
+    def probe(self, folder: Path) -> None:
+        """Whether this rank can write there, before all write together. Raises OSError."""
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"0" * 4096)
+            file.flush()
+            os.fsync(file.fileno())
 
     @busy
     def checksums(self, folder: Path, part: int, parts: int) -> dict[str, str]:

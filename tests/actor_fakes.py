@@ -4,6 +4,7 @@ Calls go the way that real ones go (`handle.method.remote(...)`, references in, 
 Ray's own, the work is done at once in this process.
 """
 
+import errno
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ class Trainer(Fake):
     def __init__(self, name: str, events: Events, metrics: Callable[[int], dict[str, float]]) -> None:
         super().__init__(name, events)
         self._metrics = metrics
+        self.disk_fails = 0
 
     def take(self, chunks: Sequence[list[Rollout]]) -> list[np.ndarray]:
         """Notes the shard; zeros for each of its tokens."""
@@ -73,6 +75,11 @@ class Trainer(Fake):
     def update(self, step: int, scores: Sequence[float], kl_coef: float, *arrays: Any) -> dict[str, float]:
         self.events.append((self.name, "update", step, [float(score) for score in scores], kl_coef))
         return self._metrics(step)
+
+    def probe(self, folder: Path) -> None:
+        if self.disk_fails > 0:
+            self.disk_fails -= 1
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     def save(self, folder: Path) -> None:
         self.events.append((self.name, "save", folder.name))

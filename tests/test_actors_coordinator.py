@@ -34,7 +34,7 @@ from rayrl.errors import RunError
 from rayrl.rewards.mixture import Mixture, RewardFailure
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
-from rayrl.tracking.recoveries import RecoveryLog
+from rayrl.tracking.recoveries import RecoveryLog, read_recoveries
 from rayrl.tracking.rows import is_timing, read_rows, read_samples
 from rayrl.tracking.run_log import RunLog
 from rayrl.types import Rollout, SourceScores
@@ -415,3 +415,24 @@ def test_where_roles_take_turns_a_reward_model_is_waited_for_and_a_judge_is_not(
     Scoring(entries, groups, Mixture(entries, MixtureConfig()), patience).wait_for_models(started, "step 0")
     assert ray.wait([judged, scored], num_returns=2, timeout=0) == ([scored], [judged])
     ray.cancel(judged, force=True)
+
+
+def test_a_full_disk_is_waited_for(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=2", "checkpoint.every=1"))
+    world.policy[1].disk_fails = 1
+    world.run()
+    assert [row["step"] for row in world.rows] == [0, 1]
+    assert [event[2] for event in world.of("save", "policy[1]")] == ["step-000001.partial", "step-000002.partial"]
+    (event,) = read_recoveries(tmp_path)
+    assert (event.cause, event.phase) == ("storage", "checkpoint after step 1")
+    assert event.seconds > 0.9
+
+
+def test_a_run_whose_disk_stays_full_ends_and_can_be_resumed(tmp_path: Path) -> None:
+    world = World(config(tmp_path, "steps=3", "checkpoint.every=1", "recovery.storage_wait_s=0.5"))
+    world.policy[0].disk_fails = 100
+    with pytest.raises(RunError, match=r"checkpoint after step 1: the storage failed .* No space left .* goes on from"):
+        world.run()
+    again = World(config(tmp_path, "steps=3", "checkpoint.every=1"))
+    again.run()
+    assert [row["step"] for row in again.rows] == [0, 1, 2]

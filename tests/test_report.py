@@ -16,6 +16,7 @@ from rayrl.evaluation.figures import score_plots
 from rayrl.evaluation.plots import MAX_POINTS, Panel, Plot, Series, draw, moving_mean
 from rayrl.evaluation.report import evenly, render_report, write_report
 from rayrl.evaluation.summary import build_summary, write_summary
+from rayrl.tracking.recoveries import Recovery, RecoveryLog
 from rayrl.tracking.rows import read_rows, read_samples, replace_rows, sample_row, write_samples
 from rayrl.types import Sample
 
@@ -221,6 +222,20 @@ def test_a_run_that_goes_on_shows_what_it_has(tmp_path: Path) -> None:
     assert "1 step logged, no result yet" in page.text
     assert "Training hasn't been evaluated again yet" in page.text
     assert "KL from the reference" not in page.plots and "Losses" in page.plots
+
+
+def test_recoveries_are_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", steps=6)
+    assert "Recoveries" not in render_report(run)
+    log = RecoveryLog(run)
+    log.add(
+        Recovery("hung", 3, "score", ["reward:<x>[0]"], "started again: reward:<x>[0]", 4.0, stacks=["stacks/a.txt"])
+    )
+    log.add(Recovery("died", 5, "update", ["policy[1]"], "started again: policy[0], policy[1]", 12.5, back_to=4))
+    page = render_report(run)
+    assert 'href="#recoveries"' in page
+    assert "hung: reward:&lt;x&gt;[0]" in page and "(stack: stacks/a.txt)" in page
+    assert "started again: policy[0], policy[1]; steps from 4 on done again" in page and "12.5 s" in page
 
 
 def test_the_same_folder_gives_the_same_page(run: Path) -> None:

@@ -23,6 +23,7 @@ from rayrl.evaluation.figures import Evaluations, machine_plots, score_plots, tr
 from rayrl.evaluation.plots import Drawing, draw
 from rayrl.evaluation.summary import format_interval, format_number, is_clear, summary_rows
 from rayrl.tracking.progress import duration
+from rayrl.tracking.recoveries import Recovery, read_recoveries
 from rayrl.tracking.rows import read_rows, read_samples
 from rayrl.tracking.secrets import masked
 from rayrl.types import Sample
@@ -30,6 +31,7 @@ from rayrl.types import Sample
 PAIRS_SHOWN = 12
 STEPS_SHOWN = 8
 SAMPLES_A_STEP = 2
+RECOVERIES_SHOWN = 100
 ROLES = {"user": "Patient", "assistant": "Doctor", "system": "Instructions"}
 
 T = TypeVar("T")
@@ -75,6 +77,7 @@ def render_report(folder: Path) -> str:
         num_prompts=prompts,
         evaluated_steps=sorted(evaluations),
         timeline=samples_over_time(read_samples(folder / "samples.jsonl")),
+        recoveries=recovery_rows(read_recoveries(folder)),
         roles=ROLES,
         config=config_lines(config),
     )
@@ -139,6 +142,29 @@ def samples_over_time(samples: Sequence[Sample]) -> list[tuple[int, list[Sample]
     for sample in samples:
         by_step.setdefault(sample.step, []).append(sample)
     return [(step, by_step[step][:SAMPLES_A_STEP]) for step in evenly(sorted(by_step), STEPS_SHOWN)]
+
+
+def recovery_rows(recoveries: Sequence[Recovery]) -> list[dict[str, str]]:
+    """What the page says of each loss: when, what, what was done, how long it took. The newest RECOVERIES_SHOWN."""
+    causes = {
+        "died": "died", "hung": "hung", "joined": "an engine joined", "resumed": "a new driver",
+        "storage": "storage failed", "damaged": "damaged checkpoint", "connection": "connection broke",
+    }  # fmt: skip
+    rows = []
+    for event in recoveries[-RECOVERIES_SHOWN:]:
+        again = event.back_to is not None and event.back_to < event.step
+        done = f"{event.action}; steps from {event.back_to} on done again" if again else event.action
+        rows.append(
+            {
+                "step": str(event.step),
+                "phase": event.phase,
+                "what": ": ".join(part for part in (causes[event.cause], ", ".join(event.lost)) if part),
+                "done": done,
+                "took": duration(event.seconds) if event.seconds else "",
+                "stacks": ", ".join(event.stacks),
+            }
+        )
+    return rows
 
 
 def evenly(items: Sequence[T], count: int) -> list[T]:

@@ -11,6 +11,7 @@ the next. Sums are compared before a checkpoint is used: a damaged one is called
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -33,6 +34,8 @@ class CheckpointStore:
     def __init__(self, folder: Path, keep_last: int, keep_best: bool) -> None:
         self._folder = folder / "checkpoints"
         self._keep_last, self._keep_best = keep_last, keep_best
+        self.set_aside: list[str] = []
+        """Checkpoints that `newest_whole` found damaged, and in which way."""
 
     def latest(self) -> tuple[int, Path] | None:
         """(step, folder) of the newest checkpoint by name; whether it is still whole, `newest_whole` says."""
@@ -53,6 +56,7 @@ class CheckpointStore:
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)
             set_aside.append(aside.name)
+            self.set_aside.append(f"{path.name} ({wrong})")
             logger.warning("checkpoint %s is damaged (%s): taking the one before; it is kept as %s", path, wrong, aside)
         if set_aside:
             raise RunError(
@@ -62,13 +66,23 @@ class CheckpointStore:
         return None
 
     def begin(self, step: int) -> Path:
-        """An empty folder to write the checkpoint of `step` into; leftovers of killed runs are removed."""
+        """An empty folder to write the checkpoint of `step` into; leftovers of killed runs are removed.
+
+        Raises OSError where there is less room than the last one took.
+        """
         self._folder.mkdir(exist_ok=True)  # not its parents: where the run's folder is gone, so is the storage
         for leftover in self._folder.glob(f"*{PARTIAL}"):
             shutil.rmtree(leftover)
         path = self.partial(step)
         path.mkdir()
+        free, needed = shutil.disk_usage(path).free, self._newest_size()
+        if free < needed:
+            raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {needed >> 20} MB needed, {free >> 20} MB free")
         return path
+
+    def _newest_size(self) -> int:
+        latest = self.latest()
+        return sum(file.stat().st_size for file in latest[1].rglob("*") if file.is_file()) if latest else 0
 
     def partial(self, step: int) -> Path:
         """The folder that `begin` makes, for ranks that write into it after another has begun it."""
