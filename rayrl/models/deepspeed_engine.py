@@ -86,6 +86,29 @@ def build_optimizer(params: list[nn.Parameter], config: OptimizerConfig) -> torc
     )
 
 
+@contextlib.contextmanager
+def _no_code_from_pickles() -> Iterator[None]:
+    """In the block `torch.load` reads tensors, plain values and DeepSpeed's own records, whatever it is told.
+
+    DeepSpeed would unpickle anything that lies in a checkpoint's folder, which may have come from somebody else.
+    """
+    from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler, LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    variable = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+    before = os.environ.get(variable)
+    os.environ[variable] = "1"
+    try:
+        with torch.serialization.safe_globals([LossScaler, DynamicLossScaler, ZeroStageEnum, fragment_address]):
+            yield
+    finally:
+        if before is None:
+            del os.environ[variable]
+        else:
+            os.environ[variable] = before
+
+
 class TrainEngine:
     """A module under DeepSpeed: micro-batch losses in, one optimizer step every `accumulation` of them."""
 
@@ -194,7 +217,8 @@ class TrainEngine:
         """Restores what `save` wrote (a collective)."""
         if not (folder / "state").is_dir():  # DeepSpeed would fail on an assertion that names nothing
             raise FileNotFoundError(f"no trainer state under {folder}")
-        path, counts = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
+        with _no_code_from_pickles():
+            path, counts = self.engine.load_checkpoint(str(folder), tag="state", load_module_strict=False)
         if path is None:
             raise FileNotFoundError(f"no trainer state under {folder}")
         self._rounds = counts["rounds"]
