@@ -287,6 +287,7 @@ def test_a_pod_too_small_for_a_rank_is_refused() -> None:
         ("secrets=[{name: HF-TOKEN, secret: a, key: b}]", "can't be the name of an environment variable"),
         ("secrets=[{name: RAY_AUTH_TOKEN, secret: a, key: b}]", "is set by KubeRay itself"),
         ("env={HF_TOKEN: a}", "HF_TOKEN looks like a secret"),
+        ("env={RAYRL_ALLOW: pickle}", "say --allow when rendering"),
         ("workers=[{name: rollout}, {name: rollout}]", "workers: rollout stands there twice"),
         ("workers=[{name: rollout, max_pods: 2}]", "set min_pods too"),
         ("workers=[{name: rollout, spott: gke}]", "did you mean 'cluster.kubernetes.workers.0.spot'"),
@@ -313,6 +314,22 @@ def test_the_command_writes_a_file_or_prints(tmp_path: Path, capsys: pytest.Capt
     printed = capsys.readouterr().out
     kinds = [document["kind"] for document in yaml.safe_load_all(printed)]
     assert kinds == ["ConfigMap", "RayCluster"] and "ray job submit" in printed
+    # What a checkpoint may do is said when rendering, as it is when running.
+    assert "RAYRL_ALLOW" not in printed
+    assert main(["kuberay", "render", "tiny", CLAIM, "output_dir=/shared/runs/a", "--allow", "pickle"]) == 0
+    assert capsys.readouterr().out.count("- name: RAYRL_ALLOW\n") == 3
+
+
+def test_the_example_in_the_documentation_renders() -> None:
+    page = (Path(__file__).parent.parent / "docs/kubernetes.md").read_text("utf-8")
+    section = yaml.safe_load(page.partition("```yaml\n")[2].partition("```")[0])
+    policy = {**trainer(1, 2, model="org/model"), "train": {"mode": "lora"}}
+    rollout = {"engines": 4, "gpus_per_engine": 1, "cpus_per_engine": 4}
+    config = run("doctor", policy=policy, algorithm={"estimator": "rloo"}, samples_per_prompt=4, rollout=rollout)
+    whole = config.model_dump(mode="json", exclude_unset=True)
+    whole["cluster"], whole["recovery"] = section["cluster"], section["recovery"]
+    job = documents(PPOConfig.model_validate(whole))[1]
+    assert problems(job) == [] and job["metadata"] == {**job["metadata"], "name": "doctor", "namespace": "medicine"}
 
 
 @given(st.text(max_size=80))

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
+
+from rayrl.config.trust import ALLOW_VARIABLE, KINDS
 
 if TYPE_CHECKING:
     from cluster.kuberay import Job, PodPlace, SecretKey, Settings
@@ -38,6 +40,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     render.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. cluster.kubernetes.volume.claim=NAME")
     render.add_argument("--to", metavar="FILE", type=Path, help="the file; by default the manifests are printed")
     render.add_argument("--cluster-only", action="store_true", help="a RayCluster that stays, in place of a RayJob")
+    render.add_argument(
+        "--allow", metavar="WHAT", action="append", default=[], choices=list(KINDS), help="as of `rayrl ppo`"
+    )
     render.set_defaults(handler=_render)
 
 
@@ -45,7 +50,7 @@ def _render(args: argparse.Namespace) -> None:
     from rayrl.config.load import load
     from rayrl.config.ppo import PPOConfig
 
-    text = rendered(load(PPOConfig, args.source, args.overrides), cluster_only=args.cluster_only)
+    text = rendered(load(PPOConfig, args.source, args.overrides), args.cluster_only, args.allow)
     if args.to is None:
         print(text, end="")
         return
@@ -54,8 +59,8 @@ def _render(args: argparse.Namespace) -> None:
     print(f"manifests: {args.to}; its first lines say how to apply them")
 
 
-def rendered(config: PPOConfig, cluster_only: bool = False) -> str:
-    """The manifests of a run, with lines of comment first.
+def rendered(config: PPOConfig, cluster_only: bool = False, allow: Sequence[str] = ()) -> str:
+    """The manifests of a run, with lines of comment first. `allow`: KINDS of rayrl/config/trust.py that pods may.
 
     Raises:
         ConfigError: something about the run can't be so on a cluster.
@@ -75,7 +80,7 @@ def rendered(config: PPOConfig, cluster_only: bool = False) -> str:
     if problems:
         raise ConfigError("\n".join(problems))
     groups, inside = _groups(config, kubernetes)
-    settings = _settings(config, kubernetes)
+    settings = _settings(config, kubernetes, {ALLOW_VARIABLE: ",".join(sorted(set(allow)))} if allow else {})
     job = None if cluster_only else _job(kubernetes)
     return to_yaml(manifests(settings, groups, dump(inside), job), _comment(settings, groups, job))
 
@@ -96,7 +101,7 @@ def _groups(config: PPOConfig, kubernetes: KubernetesConfig) -> tuple[list[Worke
         raise ConfigError(f"cluster.kubernetes.workers: {error}") from None
 
 
-def _settings(config: PPOConfig, kubernetes: KubernetesConfig) -> Settings:
+def _settings(config: PPOConfig, kubernetes: KubernetesConfig, allowed: dict[str, str]) -> Settings:
     from importlib.metadata import version
 
     from cluster.kuberay import HEAD_CPUS, Settings
@@ -116,7 +121,7 @@ def _settings(config: PPOConfig, kubernetes: KubernetesConfig) -> Settings:
         places={entry.name: _place(entry, entry.spot) for entry in kubernetes.workers},
         gpu_resource=kubernetes.gpu_resource,
         secrets={entry.name: _reference(entry) for entry in kubernetes.secrets},
-        env=kubernetes.env,
+        env={**kubernetes.env, **allowed},
         redis_address=redis.address if redis else None,
         redis_password=_reference(redis.password) if redis and redis.password else None,
         service_account=kubernetes.service_account,

@@ -126,7 +126,7 @@ class WorkersConfig(PodConfig):
 
 
 class KubernetesConfig(Strict):
-    """KubeRay: what `rayrl kuberay render` makes manifests from."""
+    """What `rayrl kuberay render` makes manifests for KubeRay from."""
 
     volume: VolumeConfig = Field(description="The shared volume.")
     name: str | None = Field(None, description="Of the RayJob; by default the last part of `output_dir`.")
@@ -170,6 +170,8 @@ class KubernetesConfig(Strict):
 def _variable(name: str) -> str:
     if not _VARIABLE.fullmatch(name):
         raise ValueError(f"{name!r} can't be the name of an environment variable: letters, digits and _")
+    if name == "RAYRL_ALLOW":
+        raise ValueError(f"{name} is no key of a configuration: say --allow when rendering")
     if _OF_THE_OPERATOR.match(name):
         raise ValueError(f"{name} is set by KubeRay itself (authOptions, redis); leave it out")
     return name
