@@ -1,16 +1,17 @@
 """Kill parts of a run, again and again, and compare its end with an unbroken run's.
 
-    bash scripts/soak.sh                                  20 kills of each kind, one long run each
-    .venv/bin/python scripts/soak.py --kinds policy rollout --kills 5 --seed 1
-    .venv/bin/python scripts/soak.py --together --kills 2 two kills of each kind in one run, as the tests do
-    .venv/bin/python scripts/soak.py --stop --kills 5     hangs: actors are stopped (SIGSTOP), not killed
+    bash scripts/soak.sh                                       20 kills of each kind and 4 hangs, a long run each
+    bash scripts/soak.sh --kinds policy rollout --kills 5      only these
+    bash scripts/soak.sh --together --kills 2 --hangs 1        all in one run, as the tests do
 
 Three Ray nodes on this machine run the `tiny` preset (fp32, two policy and two critic ranks, two vLLM engines). Kinds:
 an actor of each role (SIGKILL of a rank drawn by seed), a worker node with all that is on it (another comes after some
 seconds), the driver and the head (the same command is started again). Kills fall on steps drawn by seed, in turn while
 the run generates, updates, syncs, checkpoints and scores, some hundredths of a second into the phase.
 
-With --stop each hang must be found within the time that the configuration states (and a look), and leave a stack.
+An actor that hangs is one that is stopped (SIGSTOP). Each must be found within the time that the configuration states,
+counted from when it is next awaited, and leave a stack.
+
 What must hold: the run ends; metrics (timings aside), samples, evaluations and weights are those of the unbroken run,
 bit for bit; every sample id is in experience.jsonl exactly once, every step too. Exit code 1 where anything doesn't.
 """
@@ -49,13 +50,12 @@ PHASES = ("generate", "update", "sync", "checkpoint", "score")
 NODES = ("a", "b", "c")
 NODE_GONE_S = 3.0
 STEPS_A_KILL = 3
-HANG_S = 8.0
-HANGS = (f"recovery.no_progress_s={HANG_S}",)
+HANG_S = 10.0
 HANG_FOUND_S = 2 * HANG_S
-"""The limit, counted from when the actor is next awaited, and a look at it every quarter."""
+"""The limit, a look every quarter of it, and some seconds until the actor is next awaited."""
 SETTINGS = (
     "checkpoint.every=2", "evaluation.num_prompts=8", "evaluation.every=10", "logging.samples_per_step=2",
-    "logging.loggers=[]", "rollout.engines=2", "cluster.strategy=SPREAD", "recovery.no_progress_s=60",
+    "logging.loggers=[]", "rollout.engines=2", "cluster.strategy=SPREAD", f"recovery.no_progress_s={HANG_S}",
     "cluster.start_timeout_s=180", "recovery.max_per_step=10",
 )  # fmt: skip
 
@@ -65,32 +65,36 @@ class Kill:
     """When what is killed: `delay_s` after `phase` begins in the first step from `step` on in which it does."""
 
     kind: str
+    stop: bool
+    """Whether it is stopped, so that it hangs."""
     phase: str
     step: int
     delay_s: float
 
 
-def plan(kinds: Sequence[str], kills: int, seed: int) -> list[Kill]:
-    """`kills` of each kind, in a drawn order, a few steps apart, their phases in turn."""
+def plan(kinds: Sequence[str], kills: int, hangs: int, seed: int) -> list[Kill]:
+    """`kills` of each kind and `hangs` of each actor, in a drawn order, some steps apart, their phases in turn."""
     generator = random.Random(seed)
-    order = [kind for kind in kinds for _ in range(kills)]
+    order = [(kind, False) for kind in kinds for _ in range(kills)]
+    order += [(kind, True) for kind in kinds if kind in ACTORS for _ in range(hangs)]
     generator.shuffle(order)
     return [
         Kill(
             kind,
+            stop,
             PHASES[i % len(PHASES)],
             2 + STEPS_A_KILL * i + generator.randrange(STEPS_A_KILL - 1),
             generator.uniform(0.0, 0.15),
         )
-        for i, kind in enumerate(order)
+        for i, (kind, stop) in enumerate(order)
     ]
 
 
 class Soak:
     """One run in a cluster, with kills."""
 
-    def __init__(self, cluster: LocalCluster, folder: Path, steps: int, seed: int, stop: bool = False) -> None:
-        self._cluster, self.folder, self._steps, self._stop = cluster, folder, steps, stop
+    def __init__(self, cluster: LocalCluster, folder: Path, steps: int, seed: int) -> None:
+        self._cluster, self.folder, self._steps = cluster, folder, steps
         self.stopped: list[tuple[float, str]] = []
         """When which kind of actor was stopped."""
         self._random = random.Random(seed)
@@ -116,7 +120,7 @@ class Soak:
         self._driver = subprocess.Popen(
             [
                 sys.executable, "-m", "rayrl.cli", "ppo", "tiny", f"output_dir={self.folder}", f"steps={self._steps}",
-                f"cluster.address={self._cluster.address}", *SETTINGS, *(HANGS if self._stop else ()),
+                f"cluster.address={self._cluster.address}", *SETTINGS,
             ],
             env=self._cluster.env,
             stdout=subprocess.PIPE,
@@ -153,13 +157,13 @@ class Soak:
             victim = "none there"
             if actors:
                 victim = str(self._random.choice(actors).pid)
-                if self._stop:
+                if one.stop:
                     os.kill(int(victim), signal.SIGSTOP)
                     self.stopped.append((time.time(), one.kind))
                 else:
                     kill(int(victim))
         print(
-            f"  {'stopped' if self._stop else 'killed'} {one.kind} ({victim}) {one.delay_s:.2f} s into {line}",
+            f"  {'stopped' if one.stop else 'killed'} {one.kind} ({victim}) {one.delay_s:.2f} s into {line}",
             flush=True,
         )
         return fatal
@@ -221,51 +225,42 @@ def differences(a: Path, b: Path) -> Iterator[str]:
     yield from (name for name in files if not (b / name).exists() or (a / name).read_bytes() != (b / name).read_bytes())
 
 
-def soak(folder: Path, kinds: Sequence[str], kills: int, seed: int, whole: Path, steps: int, stop: bool) -> bool:
+def soak(folder: Path, kills: Sequence[Kill], seed: int, whole: Path, steps: int) -> bool:
     """One run; whether it ended as the unbroken one did."""
-    print(f"{', '.join(kinds)}: {kills} {'hangs' if stop else 'kills'} each, {steps} steps", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     began = time.monotonic()
     with LocalCluster(NODES) as cluster:
-        run = Soak(cluster, folder, steps, seed, stop)
-        run.run(plan(kinds, kills, seed))
+        run = Soak(cluster, folder, steps, seed)
+        run.run(kills)
     found = [*differences(whole, folder), *hangs(folder, run.stopped)]
     events = json.dumps(Counter(event.cause for event in read_recoveries(folder)))
     seconds = time.monotonic() - began
-    print(f"{', '.join(kinds)}: {found or 'same bits'}; recoveries {events}; {seconds:.0f} s", flush=True)
+    print(f"{folder.name}: {found or 'same bits'}; recoveries {events}; {seconds:.0f} s", flush=True)
     return not found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, help="by default all; with --stop all kinds of actors")
-    parser.add_argument("--stop", action="store_true", help="stop actors instead of killing them")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--kills", type=int, default=20, help="of each kind")
+    parser.add_argument("--hangs", type=int, default=0, help="of each kind of actor")
     parser.add_argument("--together", action="store_true", help="all kinds in one run")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("runs/soak"))
     args = parser.parse_args()
-    kinds = args.kinds or (list(ACTORS) if args.stop else list(KINDS))
-    groups = [kinds] if args.together else [[kind] for kind in kinds]
-    steps = 4 + STEPS_A_KILL * args.kills * max(map(len, groups))
+    groups = [args.kinds] if args.together else [[kind] for kind in args.kinds]
+    plans = {"-".join(kinds): plan(kinds, args.kills, args.hangs, args.seed) for kinds in groups}
+    steps = 4 + STEPS_A_KILL * max(map(len, plans.values()))
     folder = args.folder.absolute()
     whole = folder / f"unbroken-{steps}"
     if not (whole / "summary.json").exists():
         shutil.rmtree(whole, ignore_errors=True)
         with LocalCluster(NODES) as cluster:
             Soak(cluster, whole, steps, 0).run([])
-    results = [
-        soak(
-            folder / "-".join([*kinds, *(["stopped"] if args.stop else [])]),
-            kinds,
-            args.kills,
-            args.seed,
-            whole,
-            steps,
-            args.stop,
-        )
-        for kinds in groups
-    ]
+    results = []
+    for name, kills in plans.items():
+        print(f"{name}: {len(kills)} losses in {steps} steps", flush=True)
+        results.append(soak(folder / name, kills, args.seed, whole, steps))
     print(f"{sum(results)} of {len(results)} runs the same", flush=True)
     sys.exit(not all(results))
 
