@@ -10,8 +10,13 @@ import jsonschema
 import pytest
 import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+from ray.autoscaler.v2.instance_manager.config import NodeTypeConfig
+from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
+from ray.autoscaler.v2.utils import ResourceRequestUtil
+from ray.core.generated.autoscaler_pb2 import GangResourceRequest
 
-from cluster.specs import NodeResources
+from cluster.fit import groups
+from cluster.specs import NodeResources, RoleSpec
 from rayrl.commands.kuberay import rendered
 from rayrl.config.load import load
 from rayrl.config.ppo import PPOConfig
@@ -137,16 +142,39 @@ def pod(spec: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def nodes(config: PPOConfig, most: bool = False) -> list[NodeResources]:
-    """The Ray nodes of a rendered cluster at its smallest (or largest), as Ray's autoscaler reads the manifest."""
+def node_types(config: PPOConfig) -> dict[str, dict[str, Any]]:
+    """The groups of a rendered cluster as Ray's autoscaler reads the manifest."""
     cr = {"metadata": {"name": "n", "namespace": "d"}, "spec": ray_cluster(config)}
+    found: dict[str, dict[str, Any]] = _derive_autoscaling_config_from_ray_cr(cr)["available_node_types"]
+    return found
+
+
+def nodes(config: PPOConfig, most: bool = False) -> list[NodeResources]:
+    """The Ray nodes of a rendered cluster at its smallest, or at its largest."""
     found = []
-    for name, kind in _derive_autoscaling_config_from_ray_cr(cr)["available_node_types"].items():
-        custom = {key: n for key, n in kind["resources"].items() if key not in ("CPU", "GPU", "memory")}
+    for name, kind in node_types(config).items():
+        resources = kind["resources"]
+        custom = {key: n for key, n in resources.items() if key not in ("CPU", "GPU", "memory")}
         for index in range(kind["max_workers" if most else "min_workers"]):
-            resources = kind["resources"]
             found.append(NodeResources(f"{name}-{index}", resources["CPU"], resources.get("GPU", 0), custom))
     return found
+
+
+def launched(config: PPOConfig, specs: list[RoleSpec]) -> dict[str, int]:
+    """How many pods of each group Ray's autoscaler launches when the roles' bundles are asked of an empty cluster."""
+    types = {
+        name: NodeTypeConfig(name, kind["min_workers"], kind["max_workers"], resources=kind["resources"])
+        for name, kind in node_types(config).items()
+    }
+    gangs = [
+        GangResourceRequest(requests=[ResourceRequestUtil.make(bundle.resources()) for bundle in together])
+        for found in groups(specs)
+        for together in ([[bundle] for bundle in found.bundles] if found.comes_and_goes else [found.bundles])
+    ]
+    request = SchedulingRequest(True, types, max_num_nodes=99, gang_resource_requests=gangs)
+    reply = ResourceDemandScheduler(None).schedule(request)
+    assert reply.infeasible_gang_resource_requests == []
+    return {launch.instance_type: launch.count for launch in reply.to_launch}
 
 
 @functools.cache

@@ -20,6 +20,7 @@ from kuberay_cases import (
     eight_gpus,
     four_nodes,
     group,
+    launched,
     nodes,
     one_gpu,
     pod,
@@ -99,6 +100,13 @@ def test_every_role_has_room_in_its_own_group(case: Case) -> None:
     for name in set(groups.values()):  # and no pod is there for nothing
         with pytest.raises(DoesNotFit):
             check_fits(everybody, [node for node in largest if not node.name.startswith(f"{name}-0")])
+
+
+@every_case
+def test_rays_autoscaler_brings_the_pods_that_the_roles_bundles_need(case: Case) -> None:
+    config = case()
+    largest = {g["groupName"]: g["maxReplicas"] for g in ray_cluster(config)["workerGroupSpecs"]}
+    assert launched(config, role_specs(loaded(config))) == largest
 
 
 def loaded(config: PPOConfig) -> PPOConfig:
