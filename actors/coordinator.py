@@ -124,7 +124,8 @@ class Coordinator:
             metrics["weights/bytes"] = self._attempt("sync", lambda: self.push(f"step {step}, weight sync"))
         rows = [self._prompts[i].row for i in self._order.batch(step)]
         samples = training_samples(step, batch, rows, prepared.scores, self.config.logging.samples_per_step)
-        self._evaluate_log_checkpoint(step, metrics, samples, sample_ids(batch, self.config.samples_per_prompt))
+        trained_on = sample_ids(batch, self._order.passes(step), self.config.samples_per_prompt)
+        self._evaluate_log_checkpoint(step, metrics, samples, trained_on)
 
     def _experience(self, step: int) -> tuple[Batch, Prepared]:
         """Sampled and scored. Answers that went with their node are sampled again, by the same weights and seeds."""

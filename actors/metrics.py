@@ -40,9 +40,12 @@ def batch_metrics(
     return metrics
 
 
-def sample_ids(batch: Batch, samples_per_prompt: int) -> list[str]:
-    """What names each rollout of a batch within its step, in order: "PROMPT#INDEX"."""
-    return [f"{info.prompt_id}#{i % samples_per_prompt}" for i, info in enumerate(batch.infos)]
+def sample_ids(batch: Batch, passes: Sequence[int], samples_per_prompt: int) -> list[str]:
+    """A name for each rollout of a batch, unique in the run: "PASS/PROMPT#INDEX". `passes`: of the batch's prompts."""
+    return [
+        f"{passes[i // samples_per_prompt]}/{info.prompt_id}#{i % samples_per_prompt}"
+        for i, info in enumerate(batch.infos)
+    ]
 
 
 def training_samples(

@@ -214,10 +214,10 @@ def differences(a: Path, b: Path) -> Iterator[str]:
         experience = read_rows(run / "experience.jsonl")
         if [row["step"] for row in experience] != list(range(len(rows[0]))) or len(rows[0]) != len(rows[1]):
             yield f"{run}: steps aren't there once each"
-        for row in experience:
-            twice = [name for name, count in Counter(row["samples"]).items() if count > 1]
-            if twice:
-                yield f"{run}: step {row['step']} holds {twice[:3]} twice"
+        seen = Counter(name for row in experience for name in row["samples"])
+        twice = [name for name, count in seen.items() if count > 1]
+        if twice:
+            yield f"{run}: samples {twice[:3]} were trained on twice"
     last = f"checkpoints/{max(path.name for path in a.glob('checkpoints/step-??????'))}"
     files = ["samples.jsonl", "experience.jsonl", *(str(p.relative_to(a)) for p in sorted(a.glob("evaluation/*")))]
     for model in ("policy", "critic"):

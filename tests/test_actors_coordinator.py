@@ -436,3 +436,14 @@ def test_a_run_whose_disk_stays_full_ends_and_can_be_resumed(tmp_path: Path) -> 
     again = World(config(tmp_path, "steps=3", "checkpoint.every=1"))
     again.run()
     assert [row["step"] for row in again.rows] == [0, 1, 2]
+
+
+def test_experience_names_every_sample_once(tmp_path: Path) -> None:
+    """20 prompts, 8 a step: the third step begins in the first pass and ends in the second."""
+    World(config(tmp_path, "steps=3", "samples_per_prompt=2", "data.shuffle=false")).run()
+    rows = read_rows(tmp_path / "experience.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert rows[0]["samples"][:3] == ["0/p00#0", "0/p00#1", "0/p01#0"]
+    assert rows[2]["samples"][6:10] == ["0/p19#0", "0/p19#1", "1/p00#0", "1/p00#1"]
+    everything = [name for row in rows for name in row["samples"]]
+    assert len(everything) == len(set(everything)) == 3 * 8 * 2

@@ -32,7 +32,6 @@ from rayrl.heartbeat import beat
 from rayrl.tracking.recoveries import RecoveryLog, read_recoveries
 from rayrl.types import Prompt, PromptRow, Rollout, RolloutInfo
 
-
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import test modules
 
 

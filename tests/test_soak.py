@@ -76,7 +76,7 @@ def test_the_comparison_sees_a_bit_a_row_and_a_sample(
     (other / "experience.jsonl").write_text(experience.replace(first[2], first[1], 1))
     found = "\n".join(soak.differences(whole, other))
     assert f"{other}: steps aren't there once each" in found
-    assert f"holds ['{first[1]}'] twice" in found
+    assert f"samples ['{first[1]}'] were trained on twice" in found
     assert str(weights.relative_to(other)) in found
 
 

@@ -37,6 +37,12 @@ class PromptOrder:
         start = step * self.batch_size
         return [self._at(position) for position in range(start, start + self.batch_size)]
 
+    def passes(self, step: int) -> list[int]:
+        """In which pass over the data (from 0) each prompt of the step's batch is drawn."""
+        return [
+            position // self.num_prompts for position in range(step * self.batch_size, (step + 1) * self.batch_size)
+        ]
+
     def _at(self, position: int) -> int:
         number, offset = divmod(position, self.num_prompts)
         return int(permutation(self.num_prompts, self.seed, number)[offset]) if self.shuffle else offset

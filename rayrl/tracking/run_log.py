@@ -90,7 +90,7 @@ class RunLog:
     ) -> None:
         """All rows of a step, the metrics last, so that a step with a row of metrics is whole.
 
-        `sample_ids`: which samples it was trained on, in the trainers' order. Where the disk failed on the way
+        `sample_ids`: which samples it was trained on, unique in the run, in the trainers' order. Where the disk failed on the way
         (OSError) a second call writes what is missing.
         """
         if self._experienced < step:
