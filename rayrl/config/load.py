@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from rayrl.config import schema, yaml_text
+from rayrl.config.secret_values import looks_secret
 from rayrl.config.strict import CommandConfig, Strict
 from rayrl.errors import UserError
 
@@ -43,13 +44,15 @@ def load(model: type[T], source: str, overrides: Sequence[str] = ()) -> T:
             entries, by name (`rewards.questions.weight=2`). Later ones win.
 
     Raises:
-        ConfigError: no such file, not YAML, an unknown key, a value out of its range, keys that contradict each other.
+        ConfigError: no such file, not YAML, an unknown key, a value out of its range, keys that contradict each other,
+            a secret.
     """
     path = _locate(source, model.command)
     raw = _read(path)
     _refuse_unknown(raw, f"in {path}", model)
     changed = [_apply(raw, override, model) for override in overrides]
     _refuse_unknown(raw, COMMAND_LINE, model)
+    _refuse_secrets(raw, path)
     try:
         return model.model_validate(raw)
     except ValidationError as error:
@@ -127,6 +130,16 @@ def _refuse_unknown(raw: dict[str, Any], where: str, model: type[Strict]) -> Non
     ]
     if lines:
         raise ConfigError("\n".join(lines))
+
+
+def _refuse_secrets(raw: Mapping[str, Any], path: Path) -> None:
+    """Before anything repeats a value: what a run resolves is written to its folder, and shown."""
+    keys = [key for key, value in leaves(raw) if looks_secret(key, value)]
+    if keys:
+        raise ConfigError(
+            f"{', '.join(keys)} holds what looks like a secret, and a configuration is written to the run's folder: "
+            f"keep it in an environment variable (in {path} or {COMMAND_LINE})"
+        )
 
 
 def _apply(raw: dict[str, Any], override: str, model: type[Strict]) -> str:
