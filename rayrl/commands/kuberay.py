@@ -9,7 +9,6 @@ only: other commands have no roles to make groups from, and run as jobs on a clu
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -23,11 +22,6 @@ if TYPE_CHECKING:
     from rayrl.config.kubernetes import KubernetesConfig, PodConfig, SecretKeyConfig
     from rayrl.config.ppo import PPOConfig
 
-_SECRET = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[opsu]_[A-Za-z0-9]{16,}|AKIA[0-9A-Z]{16})\b|PRIVATE KEY-----"
-)
-"""What keys of common services begin with."""
-_SECRET_NAME = re.compile(r"(^|[._])(api_?key|access_key|secret_key|token|password|secret)$", re.IGNORECASE)
 _HERE = {"localhost", "127.0.0.1", "::1"}
 
 
@@ -196,17 +190,15 @@ def _paths(config: PPOConfig) -> Iterator[tuple[str, str]]:
 def _secrets_in(config: PPOConfig) -> Iterator[str]:
     """Keys and passwords in the configuration, which a ConfigMap would show to everybody; never repeats one."""
     from rayrl.config.load import leaves
+    from rayrl.config.secret_values import looks_secret
 
     for key, value in leaves(config.model_dump()):
-        if not isinstance(value, str) or key.startswith("cluster.kubernetes.secrets"):
-            continue
-        named = _SECRET_NAME.search(key) and not key.startswith("cluster.kubernetes.") and value
-        if named or _SECRET.search(value) or ("://" in value and urlsplit(value).password):
+        if looks_secret(key, value):
             yield (
                 f"{key} holds what looks like a secret, and a ConfigMap hides nothing: keep it in a Kubernetes Secret "
                 "and name that in cluster.kubernetes.secrets"
             )
-        if key.endswith(".endpoint") and urlsplit(value).hostname in _HERE:
+        elif key.endswith(".endpoint") and urlsplit(value).hostname in _HERE:
             yield f"{key}: {value} is each pod's own address; name the host as the cluster's pods reach it"
 
 
