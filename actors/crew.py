@@ -18,6 +18,7 @@ from actors.record import describe_actors
 from actors.reference import ReferenceActor
 from actors.reward import RewardActor
 from actors.rollout import RolloutActor
+from cluster.errors import ActorLost
 from cluster.placement import Placement
 from rayrl.config.ppo import PPOConfig, RewardEntry
 from rayrl.learners.shard import accumulation_steps
@@ -104,9 +105,23 @@ def start(
         rewards,
         setups,
     )
-    actors = crew.load(crew.groups, config.cluster.start_timeout_s, "start")
+    actors = load_all(crew, config.cluster.start_timeout_s, config.recovery.max_per_step)
     logger.info("rollout: %s engine(s) of %s", len(engines), actors[engines.names[0]]["engine"])
     return crew, actors
+
+
+def load_all(crew: Crew, timeout_s: float, more_tries: int) -> dict[str, Any]:
+    """A start that loses an actor begins again, so many times."""
+    while True:
+        try:
+            return crew.load(crew.groups, timeout_s, "start")
+        except ActorLost as error:
+            if not more_tries:
+                raise
+            more_tries -= 1
+            logger.warning("%s; starting all actors again", error)
+            for group in crew.groups:
+                group.renew(group.ranks)
 
 
 def _there(config: PPOConfig, placement: Placement) -> list[int]:

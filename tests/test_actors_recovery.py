@@ -15,7 +15,7 @@ import psutil
 import pytest
 import ray
 
-from actors.crew import Crew
+from actors.crew import Crew, load_all
 from actors.engines import MAX_FAILED_STARTS, Engines
 from actors.generation import Batch, Generation
 from actors.group import Group
@@ -234,6 +234,33 @@ def test_engines_come_when_there_is_room() -> None:
     assert new.names == ["rollout[2]"]
     engines.join(new)
     assert engines.up.ranks == [0, 2]
+
+
+class DiesOnce(Part):
+    """The first actor of its kind dies while it loads."""
+
+    @busy
+    def setup(self, folder: Path) -> dict[str, Any]:
+        if not (folder / "died").exists():
+            (folder / "died").touch()
+            os._exit(1)
+        return {}
+
+
+def test_a_start_that_loses_an_actor_begins_again(tmp_path: Path) -> None:
+    reward = group("reward:x", 2, DiesOnce)
+    ours = Crew(
+        group("policy", 1), None, None, Engines(group("rollout", 1), 1), [reward],
+        {"policy": lambda part: part.call("setup"), "rollout": lambda part: part.call("setup"),
+         "reward:x": lambda part: part.call("setup", tmp_path)},
+    )  # fmt: skip
+    actors = load_all(ours, 60, 1)
+    assert sorted(actors) == ["policy[0]", "reward:x[0]", "reward:x[1]", "rollout[0]"]
+    (tmp_path / "died").unlink()
+    for one in ours.groups:
+        one.renew(one.ranks)
+    with pytest.raises(ActorLost, match=r"reward:x\[\d\] died \(start\)"):
+        load_all(ours, 60, 0)
 
 
 def lost(healer: Healer, error: Exception, **kwargs: Any) -> Any:
