@@ -1,7 +1,8 @@
 """The command `rayrl`: reads a configuration, starts the stage, turns errors into one sentence.
 
 Imports nothing heavy at the top: `rayrl --help` answers at once, without pydantic, Ray or torch. Stages are started by
-module name, so that this layer imports no actor. Exit codes: 0 done, 1 the run failed, 2 bad input, 130 interrupted.
+module name, so that this layer imports no actor. Exit codes: 0 done, 1 the run failed, 2 bad input, 3 a plan
+that doesn't fit, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from cluster import jobs
 from cluster.errors import CannotConnect, ClusterError, DoesNotFit, JobRefused
-from rayrl.commands import kuberay, stage, submit
+from rayrl.commands import kuberay, plan, stage, submit
 from rayrl.config.commands import COMMANDS
 from rayrl.config.trust import allow
 from rayrl.errors import RunError, UserError
@@ -79,6 +80,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     compare.set_defaults(handler=_compare)
 
     kuberay.add(commands)
+    plan.add(commands)
     submit.add(commands)
 
     args, rest = parser.parse_known_args(argv)
