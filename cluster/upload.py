@@ -101,7 +101,7 @@ class Upload:
 def _outermost(folders: Counter[str]) -> list[tuple[str, int]]:
     """Largest first; a folder that is nearly all of its parent stands for it."""
     found: list[tuple[str, int]] = []
-    for name, count in folders.most_common():
+    for name, count in sorted(folders.items(), key=lambda one: (-one[1], one[0].count("/"))):
         nearly = next((i for i, (other, size) in enumerate(found) if name.startswith(f"{other}/")), None)
         if nearly is None:
             found.append((name, count))
