@@ -90,7 +90,7 @@ class Upload:
         for name, size_bytes in self.files.items():
             for parent in list(Path(name).parents)[:-1] or [Path(name)]:
                 folders[parent.as_posix()] += size_bytes
-        largest = ", ".join(f"{name} {count >> 20}" for name, count in _outermost(folders)[:5])
+        largest = ", ".join(f"{name} {count >> 20}" for name, count in _outermost(folders)[:5] if count >> 20)
         return (
             f"the working directory {self.root} has {size} to upload, and Ray takes {LIMIT_BYTES >> 20} (largest, in "
             f"MiB: {largest}): leave out what the job doesn't need (--exclude, .rayignore), and put data and models "
