@@ -255,16 +255,12 @@ class Coordinator:
     def _take_busy(self) -> dict[str, list[tuple[float, float]]]:
         """Intervals of work by role since the last call."""
         timeout_s = self.config.cluster.step_timeout_s
+        kinds = [(kind, group) for kind, groups in self.crew.by_kind().items() for group in groups]
+        started = [group.call("take_intervals") for _, group in kinds]  # all at one time
         taken: dict[str, list[tuple[float, float]]] = {}
-        for kind, groups in self.crew.by_kind().items():
-            answers = [
-                answer
-                for group in groups
-                for answer in group.wait(
-                    group.call("take_intervals"), timeout_s, "busy times", self._patience.watch("sync", group)
-                )
-            ]
-            taken[kind] = [interval for intervals in answers for interval in intervals]
+        for (kind, group), refs in zip(kinds, started, strict=True):
+            answers = group.wait(refs, timeout_s, "busy times", self._patience.watch("sync", group))
+            taken.setdefault(kind, []).extend(interval for intervals in answers for interval in intervals)
         return taken
 
     def _save(self, done: int, what: str) -> None:

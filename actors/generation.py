@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import ray
@@ -15,7 +16,7 @@ import ray
 from actors.engines import Engines
 from actors.patience import Patience
 from cluster.errors import ActorLost, AnswerTimeout
-from cluster.health import first_of, wait_for
+from cluster.health import ready_of, wait_for
 from rayrl.errors import RunError
 from rayrl.types import Prompt, RolloutInfo
 
@@ -93,31 +94,33 @@ class Generation:
         `seed`: integers that name this batch; `num_texts`: rollouts of each chunk whose text comes along.
         """
         pieces = cut(len(prompts), self.engines.wanted, self._num_ranks)
-        mine = [[i for i, piece in enumerate(pieces) if piece[2] == share] for share in range(self.engines.wanted)]
+        mine: list[list[int]] = [[] for _ in range(self.engines.wanted)]
+        for i, piece in enumerate(pieces):
+            mine[piece[2]].append(i)
         todo = [share for share in range(self.engines.wanted) if mine[share]]
         running: dict[ray.ObjectRef, tuple[int, str, list[ray.ObjectRef]]] = {}
         answers: dict[int, tuple[ray.ObjectRef, list[RolloutInfo]]] = {}
         watch = self._patience.watch("generate", self.engines.up)
 
-        def ask(share: int, name: str) -> None:
+        def ask(share: int, name: str, handle: Any) -> None:
             parts = [list(prompts[pieces[i][0] : pieces[i][1]]) for i in mine[share]]
             share_seed = int(np.random.SeedSequence([*seed, share]).generate_state(1)[0])
-            method = self.engines.up.by_name[name].generate.options(num_returns=2 * len(parts))
+            method = handle.generate.options(num_returns=2 * len(parts))
             refs = method.remote(parts, num_samples, share_seed, num_texts)
             running[refs[1]] = (share, name, refs)
 
         while todo or running:
             at_work = {name for _, name, _ in running.values()}
-            for name in [name for name in self.engines.up.names if name not in at_work]:
-                if todo:
-                    ask(todo.pop(_preferred(todo, name)), name)
+            for name, handle in self.engines.up.by_name.items():
+                if todo and name not in at_work:
+                    ask(todo.pop(_preferred(todo, name)), name, handle)
             waited_for = {ref: name for ref, (_, name, _) in running.items()}
             try:
-                ref = first_of(waited_for, self._patience.step_s, what, watch)
-                share, name, refs = running[ref]
-                infos = wait_for(refs[1::2], self._patience.step_s, what, [name] * len(mine[share]))
-                del running[ref]
-                answers |= {i: (r, info) for i, r, info in zip(mine[share], refs[::2], infos, strict=True)}
+                for ref in ready_of(waited_for, self._patience.step_s, what, watch):
+                    share, name, refs = running[ref]
+                    infos = wait_for(refs[1::2], self._patience.step_s, what, [name] * len(mine[share]))
+                    del running[ref]
+                    answers |= {i: (r, info) for i, r, info in zip(mine[share], refs[::2], infos, strict=True)}
             except (ActorLost, AnswerTimeout) as error:
                 if self.on_loss is None:
                     raise

@@ -109,29 +109,29 @@ def wait_for(
     pending = dict(zip(refs, who, strict=True))
     answers: dict[ray.ObjectRef, Any] = {}
     while pending:
-        ref = _first(pending, deadline, timeout_s, len(refs), what, watch)
-        name = pending.pop(ref)
-        try:
-            answers[ref] = ray.get(ref, timeout=max(0.001, deadline - time.monotonic()))
-        except rex.GetTimeoutError:
-            raise _late((name, *pending.values()), len(refs), timeout_s, what) from None
-        except rex.RayTaskError as error:
-            _raise_root(error, name, pending, what)
-        except rex.ObjectLostError as error:
-            raise _gone(name, what) from error
-        except _DEATHS as error:
-            raise _lost(error, name, what) from error
+        for ref in _ready(pending, deadline, timeout_s, len(refs), what, watch):
+            name = pending.pop(ref)
+            try:
+                answers[ref] = ray.get(ref, timeout=max(0.001, deadline - time.monotonic()))
+            except rex.GetTimeoutError:
+                raise _late((name, *pending.values()), len(refs), timeout_s, what) from None
+            except rex.RayTaskError as error:
+                _raise_root(error, name, pending, what)
+            except rex.ObjectLostError as error:
+                raise _gone(name, what) from error
+            except _DEATHS as error:
+                raise _lost(error, name, what) from error
     return [answers[ref] for ref in refs]
 
 
-def first_of(
+def ready_of(
     pending: Mapping[ray.ObjectRef, str], timeout_s: float, what: str, watch: Watch | None = None
-) -> ray.ObjectRef:
-    """The first reference that has an answer, or an error, of those behind which the named actors work.
+) -> list[ray.ObjectRef]:
+    """References that have an answer, or an error, of those behind which the named actors work; waits for one.
 
     Raises AnswerTimeout as `wait_for`.
     """
-    return _first(pending, time.monotonic() + timeout_s, timeout_s, len(pending), what, watch)
+    return _ready(pending, time.monotonic() + timeout_s, timeout_s, len(pending), what, watch)
 
 
 def conditions(handles: Mapping[str, Any], timeout_s: float) -> dict[str, Condition]:
@@ -150,14 +150,15 @@ def conditions(handles: Mapping[str, Any], timeout_s: float) -> dict[str, Condit
     return found
 
 
-def _first(
+def _ready(
     pending: Mapping[ray.ObjectRef, str], deadline: float, timeout_s: float, asked: int, what: str, watch: Watch | None
-) -> ray.ObjectRef:
+) -> list[ray.ObjectRef]:
+    refs = list(pending)
     while True:
         left = max(0.0, deadline - time.monotonic())
-        ready, _ = ray.wait(list(pending), num_returns=1, timeout=min(left, watch.every_s) if watch else left)
-        if ready:
-            return ready[0]
+        ready, _ = ray.wait(refs, num_returns=1, timeout=min(left, watch.every_s) if watch else left)
+        if ready:  # with one a call, N answers that come together would cost N looks at N references
+            return ray.wait(refs, num_returns=len(refs), timeout=0)[0]
         if watch is not None and (stuck := watch.look()):
             raise _stuck(stuck, what, watch)
         if time.monotonic() >= deadline:
