@@ -105,6 +105,8 @@ class StepCost:
     """What the policy's rank 0 needed in the sync besides the engines' loading."""
     driver_cpu_s: float
     """Processor time of the coordinator's process, all threads."""
+    by_phase: dict[str, float]
+    """The overhead; "between": outside of all phases, where metrics and logs are made."""
 
     @property
     def overhead_s(self) -> float:
@@ -139,13 +141,16 @@ class Timeline(Progress):
         costs = []
         for (began, cpu_before), (ended, cpu) in zip(self.ends, self.ends[1:], strict=False):
             critical = fan_out = 0.0
-            for _, start, stop in (p for p in self.phases if began <= p[1] < ended):
+            by_phase = {"between": ended - began}
+            for name, start, stop in (p for p in self.phases if began <= p[1] < ended):
                 own = [record for record in records if start <= record.began < stop]
                 pushed = sum(record.seconds for record in own if record.method == "push")
                 stated = _longest(record for record in own if record.method != "push")
-                critical += stated
-                fan_out += max(0.0, pushed - stated) if pushed else 0.0
-            costs.append(StepCost(ended - began, critical, fan_out, cpu - cpu_before))
+                sending = max(0.0, pushed - stated) if pushed else 0.0
+                critical, fan_out = critical + stated, fan_out + sending
+                by_phase[name] = by_phase.get(name, 0.0) + stop - start - stated - sending
+                by_phase["between"] -= stop - start
+            costs.append(StepCost(ended - began, critical, fan_out, cpu - cpu_before, by_phase))
         return costs
 
 
