@@ -25,7 +25,6 @@ from actors.recovery import Healed, Healer
 from actors.scoring import Scoring
 from actors.weights import WeightSync
 from actors.worker import union_s
-from cluster.errors import ActorLost, AnswerTimeout
 from rayrl.algorithms.kl import KLController
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.order import PromptOrder
@@ -83,7 +82,8 @@ class Coordinator:
         self._best: tuple[int, float] | None = None
         self._start = self.state_dict(0)
         self._last_metrics: dict[str, float] = {}
-        generation.on_loss = self._engines_lost
+        generation.on_loss = lambda error, what: healer.lose_engines(error, self._step)
+        generation.on_none = self._bring_engine
 
     def run(self, checkpoint: tuple[int, Path] | None = None) -> dict[str, float]:
         """All steps after `checkpoint` (step, folder), or all; the last step's metrics."""
@@ -164,11 +164,8 @@ class Coordinator:
             self._healer.log.add(Recovery("joined", self._step, "sync", [], f"{', '.join(alive.names)} joined", 0.0))
         return sent if len(engines.up) else self.push(what)
 
-    def _engines_lost(self, error: ActorLost | AnswerTimeout, what: str) -> None:
-        """While they sampled: the others go on with their prompts; where none is left, one is waited for."""
-        self._healer.lose_engines(error, self._step)
-        if not len(self.crew.engines.up):
-            self.push(f"{what}, weights for a new engine")
+    def _bring_engine(self, what: str) -> None:
+        self.push(f"{what}, weights for a new engine")
 
     def _attempt(self, phase: str, action: Callable[[], T], undo: bool = False) -> T:
         """`action`'s value, after recoveries where an actor was lost. Raises WentBack where steps are done again."""

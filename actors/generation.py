@@ -82,9 +82,11 @@ class Generation:
         num_ranks: int,
         patience: Patience,
         on_loss: OnLoss | None = None,
+        on_none: Callable[[str], None] | None = None,
     ) -> None:
-        """`on_loss` gets the error behind which engines are dead or stuck, ends them, and sees that one is up."""
-        self.engines, self._num_ranks, self._patience, self.on_loss = engines, num_ranks, patience, on_loss
+        """`on_loss` gets the error behind which engines are dead or stuck and ends them; `on_none` brings one."""
+        self.engines, self._num_ranks, self._patience = engines, num_ranks, patience
+        self.on_loss, self.on_none = on_loss, on_none
 
     def generate(
         self, prompts: Sequence[Prompt], num_samples: int, seed: Sequence[int], what: str, num_texts: int
@@ -110,6 +112,11 @@ class Generation:
             running[refs[1]] = (share, name, refs)
 
         while todo or running:
+            if not len(self.engines.up):
+                if self.on_none is None:
+                    raise RunError(f"{what}: no engine is left")
+                self.on_none(what)
+                watch = self._patience.watch("generate", self.engines.up)
             at_work = {name for _, name, _ in running.values()}
             for name, handle in self.engines.up.by_name.items():
                 if todo and name not in at_work:

@@ -129,8 +129,10 @@ def ready_of(
 ) -> list[ray.ObjectRef]:
     """References that have an answer, or an error, of those behind which the named actors work; waits for one.
 
-    Raises AnswerTimeout as `wait_for`.
+    Raises AnswerTimeout as `wait_for`, ValueError where nothing is awaited.
     """
+    if not pending:
+        raise ValueError(f"{what}: nothing is awaited")
     return _ready(pending, time.monotonic() + timeout_s, timeout_s, len(pending), what, watch)
 
 

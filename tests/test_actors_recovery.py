@@ -213,6 +213,18 @@ def test_the_prompts_of_a_lost_engine_go_to_the_others(how: signal.Signals, tmp_
     assert engines.up.names == ["rollout[0]", "rollout[1]", "rollout[2]"]
 
 
+def test_where_no_engine_is_left_one_is_brought(tmp_path: Path) -> None:
+    only = group("rollout", 1, SlowEngine)
+    engines = Engines(only, 2, lambda part: part.call("setup", 0.0))
+    engines.drop(0)
+    generation = Generation(engines, 1, patience(30.0))
+    with pytest.raises(RunError, match="step 3: no engine is left"):
+        generation.generate(prompts(4), 1, (0, 0), "step 3", 0)
+    generation.on_none = lambda what: engines.join(engines.wait_for_one(what))
+    batch = generation.generate(prompts(4), 1, (0, 0), "step 3", 0)
+    assert [row_id for row_id, _, _ in sampled(batch)] == ["p0", "p1", "p2", "p3"], "one engine, both shares"
+
+
 def test_an_engine_that_never_starts_is_given_up() -> None:
     engines = Engines(group("rollout", 1, SlowEngine), 1, lambda part: part.call("setup", 0.0, True))
     engines.drop(0)
