@@ -28,6 +28,7 @@ from actors.worker import union_s
 from rayrl.algorithms.kl import KLController
 from rayrl.config.ppo import PPOConfig
 from rayrl.data.order import PromptOrder
+from rayrl.errors import RunError
 from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
 from rayrl.tracking.recoveries import Recovery, RecoveryLog
@@ -189,6 +190,8 @@ class Coordinator:
                     undo = True  # also where going back is interrupted
                     self._go_back()
                 break
+            except RunError:  # nothing is left to try; asking again would go on for ever
+                raise
             except Exception as again:
                 if again is error:
                     raise

@@ -111,9 +111,12 @@ class Healer:
         names = [name for name in _named(error) if name in self._crew.engines.up.names]
         if not names:
             raise error
+        hung = isinstance(error, AnswerTimeout)
+        if not hung:  # a node takes all its engines with it: that is one loss
+            states = conditions(self._crew.engines.up.by_name, ASK_S)
+            names = [name for name, state in states.items() if name in names or state == "dead"]
         self._count(error, step)
         logger.warning("step %d, generate: %s", step, error)
-        hung = isinstance(error, AnswerTimeout)
         stacks = [path for name in names if hung and (path := self.end(name)) is not None]
         for name in names:
             self._crew.engines.drop(int(name[len("rollout[") : -1]))

@@ -69,8 +69,8 @@ class Fleet:
         """All."""
         return self.engines + self.policy + self.critic + self.reference + self.reward
 
-    def config(self, folder: Path, steps: int) -> PPOConfig:
-        """A run's configuration; of the models that it names none is loaded."""
+    def config(self, folder: Path, steps: int, settings: Sequence[str] = ()) -> PPOConfig:
+        """A run's configuration, with `key=value` changes; of the models that it names none is loaded."""
         return load(
             PPOConfig,
             "tiny",
@@ -90,6 +90,7 @@ class Fleet:
                 "evaluation.wins=null",
                 "logging.loggers=[]",
                 "logging.progress=false",
+                *settings,
             ],
         )
 
@@ -157,9 +158,17 @@ class Timeline(Progress):
 class SimulatedRun:
     """A run in a folder, whose roles are simulated; Ray must be connected."""
 
-    def __init__(self, folder: Path, fleet: Fleet, rates: Rates, steps: int, ranks_per_host: int = 64) -> None:
-        """Starts the hosts and waits for them."""
-        self.config, self.folder = fleet.config(folder, steps), folder
+    def __init__(
+        self,
+        folder: Path,
+        fleet: Fleet,
+        rates: Rates,
+        steps: int,
+        ranks_per_host: int = 64,
+        settings: Sequence[str] = (),
+    ) -> None:
+        """Starts the hosts and waits for them. `settings`: changes of the configuration, `key=value`."""
+        self.config, self.folder = fleet.config(folder, steps, settings), folder
         self.hosts = Hosts(rates, ranks_per_host)
         folder.mkdir(parents=True, exist_ok=True)
         config, hosts = self.config, self.hosts

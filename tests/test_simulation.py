@@ -1,0 +1,120 @@
+"""A PPO run over simulated roles: complete, the same by seed, whole after the loss of a host, and cheap."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.simulated_run import Fleet, SimulatedRun, StepCost
+from actors.simulation import Rates
+from cluster.session import connect
+from rayrl.errors import RunError
+from rayrl.tracking.recoveries import read_recoveries
+from rayrl.tracking.rows import is_timing, read_rows
+
+FAST = Rates(speed=60.0)
+"""Steps of a second."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def local_ray() -> Iterator[None]:
+    with connect("local", num_cpus=2, object_store_mb=150):
+        yield
+
+
+def learning(folder: Path) -> list[dict[str, Any]]:
+    rows = read_rows(folder / "metrics.jsonl")
+    return [{key: value for key, value in row.items() if not is_timing(key)} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[StepCost]]:
+    """A run of 32 roles in which nothing happens: its folder, and the costs of its second and third step."""
+    folder = tmp_path_factory.mktemp("whole")
+    run = SimulatedRun(folder, Fleet.of(32), FAST, 3, ranks_per_host=8)
+    run.run()
+    costs, _ = run.costs()
+    run.close()
+    return folder, costs
+
+
+def test_a_fleet_has_as_many_roles_as_were_asked() -> None:
+    for roles in (8, 32, 128, 512):
+        assert Fleet.of(roles).roles == roles
+    assert Fleet.of(512) == Fleet(256, 96, 96, 32, 32)
+
+
+def test_32_simulated_roles_train_completely_and_cheaply(whole: tuple[Path, list[StepCost]]) -> None:
+    folder, costs = whole
+    rows, experience = read_rows(folder / "metrics.jsonl"), read_rows(folder / "experience.jsonl")
+    assert [row["step"] for row in rows] == [0, 1, 2]
+    assert all(len(set(row["samples"])) == 3 * 32 * 4 for row in experience)
+    assert all(0 < row["busy/rollout"] <= 1 and row["cluster/engines"] == 16 for row in rows)
+    assert (folder / "checkpoints/step-000003/state.json").exists()
+    assert len(costs) == 2
+    for cost in costs:
+        assert cost.critical_s > 0.5
+        assert 0 < cost.overhead_s < 1.2, "2% of a step of 60 s, of which this machine may take most for itself"
+        assert sum(cost.by_phase.values()) == pytest.approx(cost.overhead_s)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_one_other_lengths(tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        run = SimulatedRun(tmp_path / name, Fleet.of(8), Rates(seed=seed, speed=300.0), 1)
+        run.run()
+        run.close()
+    assert learning(tmp_path / "a") == learning(tmp_path / "b") != learning(tmp_path / "c")
+    assert read_rows(tmp_path / "a/samples.jsonl") == read_rows(tmp_path / "b/samples.jsonl")
+
+
+def lose_while_generating(run: SimulatedRun, hosts: list[Any]) -> threading.Thread:
+    """Kills these hosts once the second step generates."""
+    begun, enter = threading.Event(), run.timeline.clock.phase
+
+    def phase(name: str) -> Any:
+        if name == "generate" and len(run.timeline.ends) == 1:
+            begun.set()
+        return enter(name)
+
+    def lose() -> None:
+        begun.wait(60)
+        time.sleep(0.3)
+        for host in hosts:
+            ray.kill(host)
+
+    run.timeline.clock.phase = phase  # type: ignore[method-assign]
+    killer = threading.Thread(target=lose)
+    killer.start()
+    return killer
+
+
+def test_a_host_that_dies_with_its_engines_is_one_loss_and_changes_nothing(
+    whole: tuple[Path, list[StepCost]], tmp_path: Path
+) -> None:
+    run = SimulatedRun(tmp_path, Fleet.of(32), FAST, 3, ranks_per_host=8)
+    engines = run.crew.engines.up.handles
+    assert engines[7].host != engines[8].host == engines[15].host
+    killer = lose_while_generating(run, [engines[8].host])
+    run.run()
+    killer.join()
+    run.close()
+    assert learning(tmp_path) == learning(whole[0])
+    died, *others = read_recoveries(tmp_path)
+    assert (died.cause, died.step) == ("died", 1)
+    assert sorted(died.lost) == sorted(f"rollout[{rank}]" for rank in range(8, 16))
+    assert {event.cause for event in others} <= {"joined"}
+
+
+def test_a_run_that_loses_more_than_it_may_ends(tmp_path: Path) -> None:
+    run = SimulatedRun(tmp_path, Fleet.of(8), FAST, 3, settings=["recovery.max_per_step=0"])
+    killer = lose_while_generating(run, run.hosts.handles[:1])
+    with pytest.raises(RunError, match=r"step 1 was recovered 0 times \(recovery.max_per_step\)"):
+        run.run()
+    killer.join()
+    run.close()
