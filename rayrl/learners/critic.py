@@ -18,10 +18,10 @@ from rayrl.learners.collective import total
 from rayrl.learners.experience import build_experience, sum_moments
 from rayrl.learners.schedule import minibatch_schedule
 from rayrl.learners.shard import Shard, accumulation_steps
-from rayrl.models.deepspeed_engine import TrainEngine
+from rayrl.models.deepspeed_engine import TrainEngine, starts_on_host
 from rayrl.models.heads import CriticModule
 from rayrl.models.loading import device, load_scorer, score_head
-from rayrl.models.partition import check_views, merged_parameters, partition
+from rayrl.models.partition import check_views, partition, whole_weights
 from rayrl.types import Rollout
 
 
@@ -43,7 +43,8 @@ class CriticLearner:
         self._algorithm, self._pad_id, self._seed, self._max_new_tokens = algorithm, pad_id, seed, max_new_tokens
         torch.manual_seed(seed)
         model = load_scorer(model_path, config.dtype, new_head)
-        model.to(device())
+        if not starts_on_host(config):
+            model.to(device())
         head = score_head(model)
         self.parts = partition(model, config.train)
         check_views(self.parts, device())
@@ -135,8 +136,6 @@ class CriticLearner:
 
     def save_model(self, folder: Path, sender: bool) -> None:
         """A sequence-classification checkpoint, LoRA merged in (an adapter alone would leave out the head)."""
-        with self.train.gathered(list(self.parts.model.parameters())):
-            if not sender:
-                return
-            weights = dict(merged_parameters(self.parts, only_trained=False))
+        weights = whole_weights(self.parts, self.train.gathered, keep=sender)
+        if sender:
             self.parts.model.save_pretrained(folder, state_dict=weights)

@@ -25,10 +25,17 @@ from rayrl.learners.ptx import PTXBatches
 from rayrl.learners.schedule import minibatch_schedule
 from rayrl.learners.shard import Shard, accumulation_steps
 from rayrl.models.batch import TokenBatch
-from rayrl.models.deepspeed_engine import TrainEngine
+from rayrl.models.deepspeed_engine import TrainEngine, starts_on_host
 from rayrl.models.heads import PolicyModule, check_projection
 from rayrl.models.loading import device, load_causal_lm
-from rayrl.models.partition import Partition, check_views, frozen_copy, merged_parameters, partition
+from rayrl.models.partition import (
+    Partition,
+    check_views,
+    frozen_copy,
+    merged_parameters,
+    partition,
+    whole_weights,
+)
 from rayrl.models.weights import Bucket, pack
 from rayrl.types import Rollout
 
@@ -62,7 +69,8 @@ class PolicyLearner:
         self._ptx = ptx
         torch.manual_seed(seed)  # LoRA's first matrices are random and must be the same on every rank
         model = load_causal_lm(config.model, config.dtype)
-        model.to(device())
+        if not starts_on_host(config):
+            model.to(device())
         check_projection(model)
         self.parts: Partition = partition(model, config.train)
         check_views(self.parts, device())
@@ -255,15 +263,21 @@ class PolicyLearner:
 
     def buckets(self, only_trained: bool, bucket_bytes: int, sender: bool) -> Iterator[Bucket]:
         """Weights for engines. Every rank must iterate (ZeRO-3 gathers); only the sender gets buckets."""
-        params = list(self.parts.model.parameters())
-        with self.train.gathered(params):
-            if sender:
-                yield from pack(merged_parameters(self.parts, only_trained), bucket_bytes)
+        weights = merged_parameters(self.parts, only_trained, self.train.gathered)
+        if sender:
+            yield from pack(weights, bucket_bytes)
+        else:
+            for _ in weights:
+                pass
 
     def save_model(self, folder: Path, sender: bool) -> None:
         """Hugging Face format: safetensors, or the PEFT adapter under LoRA."""
-        with self.train.gathered(list(self.parts.model.parameters())):
-            if not sender:
-                return
-            saved = self.parts.adapter if self.parts.adapter is not None else self.parts.model
-            saved.save_pretrained(folder)  # type: ignore[operator]
+        adapter = self.parts.adapter
+        if adapter is not None:
+            with self.train.gathered(param for param in adapter.parameters() if param.requires_grad):
+                if sender:
+                    adapter.save_pretrained(folder)  # type: ignore[operator]
+            return
+        weights = whole_weights(self.parts, self.train.gathered, keep=sender)
+        if sender:
+            self.parts.model.save_pretrained(folder, state_dict=weights)

@@ -109,6 +109,25 @@ def _no_code_from_pickles() -> Iterator[None]:
             os.environ[variable] = before
 
 
+def starts_on_host(config: TrainerConfig) -> bool:
+    """Whether the model is loaded into host memory, from which ZeRO-3 takes it apart: it need not fit on one device.
+
+    Not with `last_n`, whose frozen trunk stays whole, outside of what DeepSpeed wraps.
+    """
+    return config.zero_stage == 3 and config.train.mode != "last_n"
+
+
+def _spread(module: nn.Module, settings: dict[str, Any], dtype: torch.dtype) -> None:
+    """Takes the parameters apart one by one; DeepSpeed by itself would first move all of them to the device."""
+    import deepspeed
+
+    for param in module.parameters():
+        param.data = param.data.to(dtype)  # PEFT's are float32, which DeepSpeed refuses once they are spread
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(device())
+    deepspeed.zero.Init(module=module, config_dict_or_path=settings)
+
+
 class TrainEngine:
     """A module under DeepSpeed: micro-batch losses in, one optimizer step every `accumulation` of them."""
 
@@ -128,11 +147,14 @@ class TrainEngine:
         self._own_norm: float | None = None
         self._zero_3 = config.zero_stage == 3
         self._rounds = 0
+        settings = _deepspeed_config(config, accumulation)
+        if self._zero_3:
+            _spread(module, settings, resolve_dtype(config.dtype))
         self.engine, _, _, _ = deepspeed.initialize(
             model=module,
             optimizer=optimizer,
             lr_scheduler=self._schedule,
-            config=_deepspeed_config(config, accumulation),
+            config=settings,
             dist_init_required=False,
         )
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -168,26 +168,48 @@ def _adapted_layers(parts: Partition) -> Iterator[tuple[str, nn.Module]]:
             yield f"{name}.weight", module
 
 
-def merged_parameters(parts: Partition, only_trained: bool) -> Iterator[tuple[str, Tensor]]:
+Gathered = Callable[[Iterable[Tensor]], contextlib.AbstractContextManager[None]]
+"""What makes parameters whole inside a block: `TrainEngine.gathered`, a collective under ZeRO-3."""
+
+
+def merged_parameters(
+    parts: Partition, only_trained: bool, gathered: Gathered = lambda params: contextlib.nullcontext()
+) -> Iterator[tuple[str, Tensor]]:
     """(name in the base checkpoint, tensor) of all or of the trained parameters, LoRA merged in.
 
-    Never a copy of the whole model: a merged tensor is made when its turn comes. Under ZeRO-3 the caller gathers first.
+    Never a copy of the whole model: a merged tensor is made when its turn comes, and under ZeRO-3 `gathered` makes its
+    parts whole then (every rank must iterate) unless the caller has gathered all.
     With the trained ones under LoRA goes all that lies in the same attention or MLP: vLLM fuses q, k and v (gate and
     up) into one layer, and its reload makes a layer anew, so one that got a part would hold garbage in the rest.
     """
     if parts.adapter is None:
         for name, param in parts.model.named_parameters():
             if param.requires_grad or not only_trained:
-                yield name, param.detach()
+                with gathered([param]):
+                    yield name, param.detach()
         return
     adapted = dict(_adapted_layers(parts))
     for name, module in adapted.items():
         base = module.get_base_layer()  # type: ignore[operator]
-        yield name, (base.weight + module.get_delta_weight("default")).to(base.weight.dtype).detach()  # type: ignore[operator]
+        with gathered(module.parameters()):
+            yield name, (base.weight + module.get_delta_weight("default")).to(base.weight.dtype).detach()  # type: ignore[operator]
     touched = tuple({name.rsplit(".", 2)[0] + "." for name in adapted})
     for name, param in parts.model.named_parameters():
         plain = name.replace(".base_layer.", ".")
         if "lora_" in name or plain in adapted:
             continue
         if not only_trained or plain.startswith(touched):
-            yield plain, param.detach()
+            with gathered([param]):
+                yield plain, param.detach()
+
+
+def whole_weights(parts: Partition, gathered: Gathered, keep: bool) -> dict[str, Tensor]:
+    """All weights by their names in a checkpoint, in host memory, LoRA merged in; none unless `keep`.
+
+    Under ZeRO-3 every rank must call it; a device then holds one whole parameter at a time.
+    """
+    weights: dict[str, Tensor] = {}
+    for name, tensor in merged_parameters(parts, only_trained=False, gathered=gathered):
+        if keep:
+            weights[name] = tensor.cpu()
+    return weights

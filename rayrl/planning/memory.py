@@ -354,7 +354,7 @@ def trainer_memory(shape: ModelShape, training: Training, framework: int) -> Ran
         scoring=fixed + kept + always + trunk + forward,
         moments=0 if training.offloads else moment_bytes(held.trained, training),
         host=host,
-        start=framework + _start_bytes(held, training),
+        start=framework + _start_bytes(shape, held, training),
     )
 
 
@@ -366,8 +366,13 @@ def _lion_bytes(trained: int, training: Training, shape: ModelShape) -> int:
     return 2 * 4 * (training.shard(trained) if training.zero_stage > 0 else min(trained, largest))
 
 
-def _start_bytes(held: Counts, training: Training) -> int:
-    """While loading: the whole model on the device before ZeRO takes it apart, and ZeRO's copy of what it takes."""
-    whole = held.wrapped + held.whole
-    copy = training.shard(held.wrapped) if training.zero_stage == 3 else (held.trained if training.zero_stage else 0)
-    return training.size * (whole + copy)
+def _start_bytes(shape: ModelShape, held: Counts, training: Training) -> int:
+    """While loading: the whole model, and ZeRO's copy of what it takes.
+
+    At stage 3 parameters come from host memory one by one, unless a frozen trunk stays whole (deepspeed_engine.py).
+    """
+    if training.zero_stage == 3:
+        share = -(-held.wrapped // training.ranks)
+        one = max(shape.embedding, shape.hidden * shape.intermediate)
+        return training.size * (share + held.whole + (held.wrapped if training.mode == "last_n" else one))
+    return training.size * (held.wrapped + held.whole + (held.trained if training.zero_stage else 0))
