@@ -85,6 +85,7 @@ class Coordinator:
         self._last_metrics: dict[str, float] = {}
         generation.on_loss = lambda error, what: healer.lose_engines(error, self._step)
         generation.on_none = self._bring_engine
+        generation.on_queue = lambda waiting, running: log.now({"queue/waiting": waiting, "queue/running": running})
 
     def run(self, checkpoint: tuple[int, Path] | None = None) -> dict[str, float]:
         """All steps after `checkpoint` (step, folder), or all; the last step's metrics."""
@@ -228,7 +229,9 @@ class Coordinator:
             if best:
                 self._best = (done, metrics["eval/mixed"])
         metrics |= self._times(metrics["tokens/response"])
-        metrics |= {"cluster/engines": float(len(self.crew.engines.up)), **self._healer.log.take_metrics()}
+        engines = self.crew.engines
+        metrics |= {"cluster/engines": float(len(engines.up)), "cluster/engines_wanted": float(engines.wanted)}
+        metrics |= self._healer.log.take_metrics()
         self._patiently(lambda: self._log.step(step, metrics, samples, trained_on), f"log of step {step}")
         self._progress.finish_step(metrics)
         self._last_metrics = metrics
@@ -268,6 +271,7 @@ class Coordinator:
         sums = self._phases.save(self._store.begin(done), what)
         self._store.publish(done, self.state_dict(done), sums)
         self._store.link("policy", done)
+        self._log.now({"checkpoint/age_s": 0.0})
         if self._best and self.config.checkpoint.keep_best:
             self._store.link("best", self._best[0])
 

@@ -87,6 +87,8 @@ class Generation:
         """`on_loss` gets the error behind which engines are dead or stuck and ends them; `on_none` brings one."""
         self.engines, self._num_ranks, self._patience = engines, num_ranks, patience
         self.on_loss, self.on_none = on_loss, on_none
+        self.on_queue: Callable[[int, int], None] = lambda waiting, running: None
+        """Is told how many prompts wait for an engine and how many are being answered, whenever that changes."""
 
     def generate(
         self, prompts: Sequence[Prompt], num_samples: int, seed: Sequence[int], what: str, num_texts: int
@@ -99,6 +101,7 @@ class Generation:
         mine: list[list[int]] = [[] for _ in range(self.engines.wanted)]
         for i, piece in enumerate(pieces):
             mine[piece[2]].append(i)
+        size = [sum(pieces[i][1] - pieces[i][0] for i in own) for own in mine]
         todo = [share for share in range(self.engines.wanted) if mine[share]]
         running: dict[ray.ObjectRef, tuple[int, str, list[ray.ObjectRef]]] = {}
         answers: dict[int, tuple[ray.ObjectRef, list[RolloutInfo]]] = {}
@@ -121,6 +124,7 @@ class Generation:
             for name, handle in self.engines.up.by_name.items():
                 if todo and name not in at_work:
                     ask(todo.pop(_preferred(todo, name)), name, handle)
+            self.on_queue(sum(size[share] for share in todo), sum(size[share] for share, _, _ in running.values()))
             waited_for = {ref: name for ref, (_, name, _) in running.items()}
             try:
                 for ref in ready_of(waited_for, self._patience.step_s, what, watch):
@@ -138,6 +142,7 @@ class Generation:
                         del running[ref]
                         todo.insert(0, share)
                 watch = self._patience.watch("generate", self.engines.up)
+        self.on_queue(0, 0)
         order = sorted(answers)
         chunks = [Chunk(answers[i][0], pieces[i][3]) for i in order]
         return Batch(chunks, [info for i in order for info in answers[i][1]])

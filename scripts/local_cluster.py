@@ -56,9 +56,10 @@ class LocalCluster:
             self.kill_node(name)
         shutil.rmtree(self._temp, ignore_errors=True)
 
-    def start_head(self) -> None:
-        """The head alone: control store and driver's node."""
-        self._start("head", ["--head", f"--port={self.port}", "--num-cpus=0", "--include-dashboard=false"])
+    def start_head(self, *options: str, cpus: float = 0.0) -> None:
+        """The head alone: control store and driver's node. `options`: more of `ray start`."""
+        own = ["--head", f"--port={self.port}", f"--num-cpus={cpus:g}", "--include-dashboard=false"]
+        self._start("head", [*own, *options])
 
     def restart_head(self) -> None:
         """The head is gone, and with it, since there is no Redis, all that the cluster knew: all nodes start anew."""

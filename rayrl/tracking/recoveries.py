@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -59,9 +60,12 @@ class RecoveryLog:
         return str(path.relative_to(self._folder))
 
     def take_metrics(self) -> dict[str, float]:
-        """Events and lost seconds since the last call."""
+        """Events, those of each cause that there was, and lost seconds since the last call."""
         new, self._new = self._new, []
-        return {"recovery/events": float(len(new)), "recovery/seconds": sum(event.seconds for event in new)}
+        causes = Counter(event.cause for event in new)
+        by_cause = {f"recovery/{cause}": float(count) for cause, count in causes.items()}
+        total = {"recovery/events": float(len(new)), "recovery/seconds": sum(event.seconds for event in new)}
+        return total | by_cause
 
 
 def read_recoveries(folder: Path) -> list[Recovery]:

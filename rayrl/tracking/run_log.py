@@ -17,6 +17,7 @@ from rich.console import Console
 
 from rayrl.config.ppo import LoggingConfig
 from rayrl.tracking.loggers import Logger, open_loggers
+from rayrl.tracking.ray_metrics import RayMetricsLogger
 from rayrl.tracking.rows import append_rows, open_rows, read_rows, replace_rows, sample_row
 from rayrl.types import Sample
 
@@ -43,6 +44,7 @@ class RunLog:
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._config, self._settings, self._console = folder, loggers, settings or {}, console
+        self._ray = RayMetricsLogger(folder.name)
         self._open(resume_step)
 
     def _open(self, resume_step: int) -> None:
@@ -76,8 +78,12 @@ class RunLog:
         row = {key: _finite(key, value, step) for key, value in values.items()}
         self._append("metrics.jsonl", [{"step": step, **row}])
         self._last_step = step
-        for logger in self._loggers:
+        for logger in (*self._loggers, self._ray):
             logger.metrics(step, row)
+
+    def now(self, values: Mapping[str, float]) -> None:
+        """What is true at this moment, for Ray's metrics alone (ray_metrics.py): it isn't on the disk."""
+        self._ray.now(values)
 
     def samples(self, samples: Sequence[Sample]) -> None:
         """Log sample texts. Write those of a step before its metrics, so that a step with a metric row is whole."""
@@ -90,8 +96,8 @@ class RunLog:
     ) -> None:
         """All rows of a step, the metrics last, so that a step with a row of metrics is whole.
 
-        `sample_ids`: which samples it was trained on, unique in the run, in the trainers' order. Where the disk failed on the way
-        (OSError) a second call writes what is missing.
+        `sample_ids`: which samples it was trained on, unique in the run, in the trainers' order. Where the disk failed
+        on the way (OSError) a second call writes what is missing.
         """
         if self._experienced < step:
             self._append("experience.jsonl", [{"step": step, "samples": list(sample_ids)}])
