@@ -173,16 +173,15 @@ class Jobs:
         while True:
             try:
                 printed = asyncio.run(self._tail(job_id, printed, write))
-                break
+                if (job := self.get(job_id)).ended:
+                    break
+                time.sleep(1)  # the dashboard has let go of it, as when it starts again
             except _Broken as broken:
-                printed, breaks = broken.printed, breaks + 1
+                breaks = 1 if broken.printed > printed else breaks + 1
+                printed = broken.printed
                 if breaks > RECONNECTS:
                     raise CannotConnect(f"the log of {job_id} broke off {breaks} times ({broken})") from broken
                 time.sleep(breaks)
-        job = self.get(job_id)
-        while not job.ended:
-            time.sleep(0.5)
-            job = self.get(job_id)
         with contextlib.suppress(ClusterError):  # a log that isn't text
             if len(rest := self.logs(job_id)) > printed:  # also where it ended before it could be followed
                 write(rest[printed:])

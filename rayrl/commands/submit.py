@@ -133,7 +133,9 @@ def _submit(args: argparse.Namespace) -> int:
 
 def _inner(words: Sequence[str]) -> tuple[str, argparse.Namespace]:
     """The command to run and its arguments, read as the command itself reads them."""
-    words = list(words[1:]) if words[0] == "rayrl" else list(words)
+    words = list(words)
+    for before in ("--", "rayrl"):  # some versions of argparse leave the first one there
+        words = words[1:] if words[:1] == [before] else words
     name = words[0] if words else ""
     if name not in COMMANDS:
         raise UserError(
