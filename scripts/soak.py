@@ -154,6 +154,8 @@ class Soak:
             threading.Thread(target=_bring_back, args=(cluster, victim)).start()
         else:
             actors = cluster.workers(ACTORS[one.kind])
+            if one.stop:  # one that hangs while it loads is found after cluster.start_timeout_s
+                actors = [actor for actor in actors if ".setup" not in " ".join(actor.cmdline())]
             victim = "none there"
             if actors:
                 victim = str(self._random.choice(actors).pid)
