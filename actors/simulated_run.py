@@ -192,6 +192,7 @@ class SimulatedRun:
         )
         self.crew.load(self.crew.groups[:-1], START_S, "start")
         engines.up.run(START_S, "start", "setup")
+        hosts.started = True
         self.timeline = Timeline(config.steps)
 
     def run(self) -> dict[str, float]:

@@ -361,12 +361,14 @@ class Hosts:
         self._rates, self._ranks_per_host = rates, ranks_per_host
         self.handles: list[Any] = []
         self._room: dict[str, tuple[Any, int]] = {}
+        self.started = False
+        """From now on a host with room may have died."""
         self._starts = itertools.count()
 
     def new(self, role: str, rank: int) -> SimulatedHandle:
         """A new rank."""
         host, free = self._room.get(role, (None, 0))
-        if not free:
+        if not free or (self.started and not _lives(host)):
             remote = ray.remote(num_cpus=0, max_concurrency=100_000)(SimulatedHost)
             host, free = remote.remote(self._rates), self._ranks_per_host
             self.handles.append(host)
@@ -384,6 +386,14 @@ class Hosts:
                 continue
             records, checks = records + own, checks + asked
         return sorted(records, key=lambda record: record.began), checks
+
+
+def _lives(host: Any) -> bool:
+    try:
+        ray.get(host.report.remote())
+    except RayActorError:
+        return False
+    return True
 
 
 def _tokens(chunks: Sequence[SimulatedAnswers]) -> int:

@@ -64,32 +64,35 @@ def test_32_simulated_roles_train_completely_and_cheaply(whole: tuple[Path, list
         assert sum(cost.by_phase.values()) == pytest.approx(cost.overhead_s)
 
 
-def test_the_same_seed_gives_the_same_run_and_another_one_other_lengths(tmp_path: Path) -> None:
-    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        run = SimulatedRun(tmp_path / name, Fleet.of(8), Rates(seed=seed, speed=300.0), 1)
+def test_the_same_seed_gives_the_same_run_and_another_one_other_lengths(
+    whole: tuple[Path, list[StepCost]], tmp_path: Path
+) -> None:
+    for name, seed in (("again", 0), ("other", 1)):
+        run = SimulatedRun(tmp_path / name, Fleet.of(32), Rates(seed=seed, speed=300.0), 3)
         run.run()
         run.close()
-    assert learning(tmp_path / "a") == learning(tmp_path / "b") != learning(tmp_path / "c")
-    assert read_rows(tmp_path / "a/samples.jsonl") == read_rows(tmp_path / "b/samples.jsonl")
+    assert learning(tmp_path / "again") == learning(whole[0]) != learning(tmp_path / "other")
+    samples = [read_rows(folder / "samples.jsonl") for folder in (tmp_path / "again", whole[0])]
+    assert samples[0] == samples[1] != []
 
 
-def lose_while_generating(run: SimulatedRun, hosts: list[Any]) -> threading.Thread:
-    """Kills these hosts once the second step generates."""
+def lose(run: SimulatedRun, hosts: list[Any], in_phase: str = "generate") -> threading.Thread:
+    """Kills these hosts shortly after the phase has begun in the second step."""
     begun, enter = threading.Event(), run.timeline.clock.phase
 
     def phase(name: str) -> Any:
-        if name == "generate" and len(run.timeline.ends) == 1:
+        if name == in_phase and len(run.timeline.ends) == 1:
             begun.set()
         return enter(name)
 
-    def lose() -> None:
+    def kill() -> None:
         begun.wait(60)
-        time.sleep(0.3)
+        time.sleep(0.1)
         for host in hosts:
             ray.kill(host)
 
     run.timeline.clock.phase = phase  # type: ignore[method-assign]
-    killer = threading.Thread(target=lose)
+    killer = threading.Thread(target=kill)
     killer.start()
     return killer
 
@@ -100,7 +103,7 @@ def test_a_host_that_dies_with_its_engines_is_one_loss_and_changes_nothing(
     run = SimulatedRun(tmp_path, Fleet.of(32), FAST, 3, ranks_per_host=8)
     engines = run.crew.engines.up.handles
     assert engines[7].host != engines[8].host == engines[15].host
-    killer = lose_while_generating(run, [engines[8].host])
+    killer = lose(run, [engines[8].host])
     run.run()
     killer.join()
     run.close()
@@ -111,9 +114,21 @@ def test_a_host_that_dies_with_its_engines_is_one_loss_and_changes_nothing(
     assert {event.cause for event in others} <= {"joined"}
 
 
+def test_a_policy_that_dies_comes_back_from_the_checkpoint(whole: tuple[Path, list[StepCost]], tmp_path: Path) -> None:
+    run = SimulatedRun(tmp_path, Fleet.of(32), FAST, 3, settings=["checkpoint.every=1"])
+    killer = lose(run, [run.crew.policy.handles[0].host], "update")
+    run.run()
+    killer.join()
+    run.close()
+    assert learning(tmp_path) == learning(whole[0])
+    (event,) = read_recoveries(tmp_path)
+    assert (event.cause, event.step, event.back_to) == ("died", 1, 1)
+    assert sorted(event.lost) == [f"policy[{rank}]" for rank in range(6)]
+
+
 def test_a_run_that_loses_more_than_it_may_ends(tmp_path: Path) -> None:
     run = SimulatedRun(tmp_path, Fleet.of(8), FAST, 3, settings=["recovery.max_per_step=0"])
-    killer = lose_while_generating(run, run.hosts.handles[:1])
+    killer = lose(run, run.hosts.handles[:1])
     with pytest.raises(RunError, match=r"step 1 was recovered 0 times \(recovery.max_per_step\)"):
         run.run()
     killer.join()
