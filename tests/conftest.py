@@ -16,6 +16,7 @@ _LONG = (
     "test_soak", "test_ablation_end_to_end", "test_eval_stage", "test_pipeline_end_to_end", "test_stage_corpus",
     "test_reward_end_to_end", "test_ppo_end_to_end",
     "test_stage_sample", "test_sft_end_to_end", "test_learners_ranks", "test_models_vllm", "test_corpus_real_data",
+    "test_submission", "test_security",
 )  # fmt: skip
 """Files that take longest: first, so that no process is left with one at the end."""
 
