@@ -7,6 +7,7 @@ from typing import Any
 
 from actors.worker import Worker, busy
 from rayrl.config.parts import RolloutConfig
+from rayrl.config.trust import code_options
 from rayrl.models.engine import Completion, load_engine
 from rayrl.models.weights import Bucket
 from rayrl.types import Prompt, Rollout, RolloutInfo
@@ -28,7 +29,7 @@ class RolloutActor(Worker):
         """Loads the engine; returns what it is."""
         from transformers import AutoTokenizer
 
-        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path)
+        self._tokenizer = AutoTokenizer.from_pretrained(tokenizer_path, **code_options())
         self.engine = load_engine(model, config, end_token_ids, pad_id, backend)
         return dict(self.engine.describe())
 

@@ -325,7 +325,6 @@ REASONS = {
     ("rayrl/config/yaml_text.py", "yaml.load"): "with a subclass of SafeLoader",
     ("rayrl/data/chat.py", "GenerationConfig.from_pretrained"): "reads a JSON file",
     ("rayrl/stages/reward_data.py", "GenerationConfig.from_pretrained"): "reads a JSON file",
-    ("actors/rollout.py", "AutoTokenizer.from_pretrained"): "the driver has loaded it before by load_tokenizer",
     ("actors/worker.py", "probe.bind"): "looks for a free port and never listens",
 }
 """Calls that the scan below finds, and why they may stay."""

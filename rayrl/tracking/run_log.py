@@ -21,7 +21,8 @@ from rayrl.tracking.ray_metrics import RayMetricsLogger
 from rayrl.tracking.rows import append_rows, open_rows, read_rows, replace_rows, sample_row
 from rayrl.types import Sample
 
-FILES = ("metrics.jsonl", "samples.jsonl", "experience.jsonl")
+EXPERIENCE = "experience.jsonl"
+FILES = ("metrics.jsonl", "samples.jsonl", EXPERIENCE)
 
 
 class RunLog:
@@ -54,7 +55,7 @@ class RunLog:
         self._last_step = self._experienced = self._sampled = resume_step - 1
         self._files: dict[str, TextIO] = {}
         for path in (self._folder / name for name in FILES):
-            if path.exists():
+            if path.exists() or path.name != EXPERIENCE:  # which only PPO has
                 replace_rows(path, [row for row in read_rows(path) if row["step"] < resume_step])
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -100,7 +101,7 @@ class RunLog:
         on the way (OSError) a second call writes what is missing.
         """
         if self._experienced < step:
-            self._append("experience.jsonl", [{"step": step, "samples": list(sample_ids)}])
+            self._append(EXPERIENCE, [{"step": step, "samples": list(sample_ids)}])
             self._experienced = step
         if self._sampled < step:
             self.samples(samples)
