@@ -29,7 +29,6 @@ from rayrl.heartbeat import beat
 from rayrl.models.loading import device, dtype_name, load_causal_lm
 from rayrl.models.weights import Bucket
 
-
 UNFINISHED = "-1"
 """Version of an engine whose weight update was broken off: nothing takes its answers."""
 
