@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rayrl.planning.memory import Training, trainer_memory  # noqa: E402
+from rayrl.planning.serving import scorer_memory  # noqa: E402
 from rayrl.planning.shapes import KNOWN, ModelShape  # noqa: E402
 
 TOLERANCE = 0.15
@@ -43,6 +44,8 @@ CPU_CASES: list[dict[str, Any]] = [
     {**QUICK, "mode": "lora", "sequences": 16},
     {**QUICK, "mode": "last_n", "micro_batch": 16, "sequences": 32},
     {**QUICK, "micro_batch": 4, "sequences": 4, "tokens": [128, 384]},
+    {**QUICK, "mode": "reference", "micro_batch": 32, "sequences": 32, "tokens": [128, 128]},
+    {**QUICK, "mode": "reference", "dtype": "fp32", "micro_batch": 16, "sequences": 16, "tokens": [256, 256]},
 ]
 
 
@@ -66,6 +69,8 @@ def training_of(case: dict[str, Any], gpu: bool = False) -> Training:
 def name_of(case: dict[str, Any]) -> str:
     """A case for the table."""
     rows = f"{case['sequences']} x {sum(case['tokens'])} by {case['micro_batch']}"
+    if case["mode"] == "reference":
+        return f"frozen reference {case['dtype']}, {rows}"
     recomputes = ", checkpointing" if case.get("gradient_checkpointing") else ""
     return f"{case['mode']} {case['dtype']} ZeRO {case['zero_stage']}, {rows}{recomputes}"
 
@@ -110,8 +115,17 @@ def cpu_rows(cases: list[dict[str, Any]]) -> Any:
         command = [sys.executable, __file__, "--one", json.dumps(case)]
         done = subprocess.run(command, check=True, capture_output=True, text=True)
         measured = json.loads(done.stdout.strip().splitlines()[-1])["measured"]
-        estimated = trainer_memory(KNOWN["smollm2-135m"], training_of(case), framework=0).peak
+        estimated = estimate_cpu(case)
         yield {"case": name_of(case), "measured": measured, "estimated": estimated}
+
+
+def estimate_cpu(case: dict[str, Any]) -> int:
+    """What the planner says of a case."""
+    shape = KNOWN["smollm2-135m"]
+    if case["mode"] == "reference":
+        length = sum(case["tokens"])
+        return scorer_memory(shape, case["dtype"], False, case["micro_batch"], length, 0, logits=True).peak
+    return trainer_memory(shape, training_of(case), framework=0).peak
 
 
 def resident() -> dict[str, int]:
@@ -135,12 +149,42 @@ def measure_cpu(case: dict[str, Any]) -> int:
     init_distributed(0, 1, "127.0.0.1", port, timeout_s=60)
     # last_n needs more blocks than it trains.
     late = {**case, "mode": "full" if case["mode"] == "last_n" else case["mode"], "micro_batch": 2, "sequences": 4}
-    train_ppo({**late, "tokens": [8, 8]}, "tiny-random")
+    work = score if case["mode"] == "reference" else train_ppo
+    work({**late, "tokens": [8, 8]}, "tiny-random")
     gc.collect()
     before = resident()["VmRSS"]
     Path("/proc/self/clear_refs").write_text("5")  # the highest so far starts again from here
-    train_ppo(case, MODEL)
+    work(case, MODEL)
     return resident()["VmHWM"] - before
+
+
+def made_up(case: dict[str, Any], vocab: int) -> list[Any]:
+    """Rollouts of exactly a case's lengths."""
+    import numpy as np
+
+    from rayrl.types import Prompt, PromptRow, Rollout
+
+    rows, (prompt, answer) = case["sequences"], case["tokens"]
+    ids = np.random.default_rng(0).integers(3, vocab, (rows, prompt + answer))
+    asked = [Prompt(PromptRow(str(i), [{"role": "user", "content": "?"}]), row[:prompt]) for i, row in enumerate(ids)]
+    sampled = np.zeros(answer, np.float32)
+    return [Rollout(p, 0, row[prompt:], sampled, "", False, 0) for p, row in zip(asked, ids, strict=True)]
+
+
+def score(case: dict[str, Any], model: str) -> None:
+    """A reference worker's log-probabilities of made-up rollouts, twice."""
+    import torch
+
+    from rayrl.learners.shard import Shard
+    from rayrl.models.builtin import resolve_model
+    from rayrl.models.scorer import ReferenceScorer
+
+    scorer = ReferenceScorer(resolve_model(model), case["dtype"], 1.0, 0)
+    batches = -(-case["sequences"] // case["micro_batch"])
+    shard = Shard(made_up(case, 500), batches, 0, torch.device("cpu"))
+    with torch.inference_mode():
+        for batch in shard.batches * 2:
+            scorer.module(batch.ids_BL, batch, scorer.temperature)
 
 
 def train_ppo(case: dict[str, Any], model: str) -> None:
@@ -150,7 +194,6 @@ def train_ppo(case: dict[str, Any], model: str) -> None:
     from rayrl.config.ppo import AlgorithmConfig, PolicyConfig
     from rayrl.learners.policy import PolicyLearner
     from rayrl.models.builtin import resolve_model
-    from rayrl.types import Prompt, PromptRow, Rollout
 
     config = PolicyConfig.model_validate(
         {
@@ -164,12 +207,9 @@ def train_ppo(case: dict[str, Any], model: str) -> None:
         }
     )
     algorithm = AlgorithmConfig.model_validate({"epochs": 2})
-    rows, (prompt, answer) = case["sequences"], case["tokens"]
+    rows, answer = case["sequences"], case["tokens"][1]
     learner = PolicyLearner(config, algorithm, 1.0, 0, rows, 1, 0, answer)
-    ids = np.random.default_rng(0).integers(3, learner.parts.model.config.vocab_size, (rows, prompt + answer))
-    asked = [Prompt(PromptRow(str(i), [{"role": "user", "content": "?"}]), row[:prompt]) for i, row in enumerate(ids)]
-    sampled = np.zeros(answer, np.float32)
-    rollouts = [Rollout(p, 0, row[prompt:], sampled, "", False, 0) for p, row in zip(asked, ids, strict=True)]
+    rollouts = made_up(case, learner.parts.model.config.vocab_size)
     view = learner.prepare(rollouts)
     values = [np.zeros(answer, np.float32)] * rows
     learner.update(0, [0.0] * rows, 0.1, view.ref_logprobs or view.logprobs, values)

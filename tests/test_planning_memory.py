@@ -76,16 +76,17 @@ def test_names_lead_to_shapes_whoever_owns_them() -> None:
     assert find_shape("meta-llama/Llama-3.1-70B-Instruct").name == "llama-3.1-70b"
     assert find_shape("meta-llama/Meta-Llama-3-8B").name == "llama-3-8b"
     assert find_shape("path/to/sft-checkpoint", "13B").name == "llama-2-13b"
+    assert find_shape("path/to/ziya-llama-13b-sft").name == "ziya-llama-13b"
     assert known_shape("llama-13bx") is None
 
 
 @pytest.mark.parametrize(
     ("model", "stated", "said"),
     [
-        ("path/to/sft-checkpoint", None, "isn't a folder: state it, as in --shape 13b"),
-        ("somebody/their-model", None, "is neither a folder here nor a known name"),
+        ("path/to/sft-checkpoint", None, "neither a folder here nor a known name: state its shape, as in --shape 13b"),
+        ("somebody/their-model", None, "somebody/their-model is neither a folder here nor a known name"),
         ("x", "llama-3.1-70", "did you mean 'llama-3.1-70b'?"),
-        ("/nowhere/model", None, "the shape of '/nowhere/model' isn't known, since it isn't a folder"),
+        ("/nowhere/llama-13b", None, "no checkpoint at /nowhere/llama-13b: the folder doesn't exist; to plan"),
     ],
 )
 def test_unknown_shapes_are_one_sentence(model: str, stated: str | None, said: str) -> None:

@@ -61,7 +61,7 @@ def _plan(args: argparse.Namespace) -> int:
     shapes = find_shapes(config, _stated(args.shape))
     plan = make_plan(config, shapes, _machines(args.cluster, config))
     change = None if plan.fits else smallest_change(plan)
-    time = step_time(plan, lengths) if plan.actors else None
+    time = step_time(plan, lengths) if plan.fits else None
     if args.json:
         print(json.dumps(as_data(plan, change, time), indent=2))
     else:

@@ -20,9 +20,10 @@ from rayrl.config.ppo import PPOConfig
 from rayrl.planning import demands
 from rayrl.planning.plan import Plan, make_plan
 
-MORE_NODES = (1, 2, 3, 4, 6, 8, 12, 16)
+MOST_NODES = 64
+"""That are tried on top of what is described."""
 UTILIZATIONS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
-CACHES_GB = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+CACHES_GB = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
 @dataclass(frozen=True)
@@ -45,24 +46,48 @@ class Change:
 
 
 def smallest_change(plan: Plan) -> Change | None:
-    """The first single change, else pair of changes, that makes a plan fit; None where none of those tried does."""
-    candidates = list(_candidates(plan))
+    """The first single change, else pair of changes, that makes a plan fit; None where none of those tried does.
+
+    Nodes are added last, and no more than it takes.
+    """
     helpful = []
-    for change in candidates:
+    for change in _candidates(plan):
         planned = _planned(plan, change)
         if planned is None:
             continue
         if planned.fits:
             return change
-        if planned.short < plan.short or plan.short in (0.0, float("inf")):
+        # What has no place at all may have one beside another change.
+        homeless = float("inf") in (plan.short, planned.short)
+        if homeless or planned.short < plan.short or len(planned.problems) < len(plan.problems):
             helpful.append(change)
+    more = _least_nodes(plan, Change())
+    if more is not None:
+        return more
     for first, second in combinations(helpful, 2):
-        if {key for key, _ in first.overrides} & {key for key, _ in second.overrides} or (first.nodes and second.nodes):
+        if {key for key, _ in first.overrides} & {key for key, _ in second.overrides}:
             continue
         planned = _planned(plan, first + second)
         if planned is not None and planned.fits:
             return first + second
-    return None
+    both = (_least_nodes(plan, change) for change in helpful)
+    return next((change for change in both if change is not None), None)
+
+
+def _least_nodes(plan: Plan, change: Change) -> Change | None:
+    """A change and the fewest nodes more with which it fits; None where a description can't grow so far."""
+    if not plan.machines.described or not _fits(plan, change + Change(nodes=MOST_NODES)):
+        return None
+    low, high = 0, MOST_NODES  # more nodes never do harm: halve the range
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if _fits(plan, change + Change(nodes=middle)) else (middle, high)
+    return change + Change(nodes=high)
+
+
+def _fits(plan: Plan, change: Change) -> bool:
+    planned = _planned(plan, change)
+    return planned is not None and planned.fits
 
 
 def _planned(plan: Plan, change: Change) -> Plan | None:
@@ -105,10 +130,8 @@ def _candidates(plan: Plan) -> Iterator[Change]:
             config, trained, "offload_optimizer", lambda t: True if t.zero_stage and not t.offload_optimizer else None
         )
     yield from _of_engines(config, "rollout" in on_gpu)
+    yield from _fewer_cpus(config)
     yield from _apart(config)
-    if plan.machines.described:
-        for count in MORE_NODES:
-            yield Change(nodes=count)
 
 
 def _stage_3(trainer: TrainerConfig) -> int | None:
@@ -157,6 +180,19 @@ def _of_engines(config: PPOConfig, on_gpu: bool) -> Iterator[Change]:
         if rollout.engines // times:
             yield Change((*wider, ("rollout.engines", rollout.engines // times)))
         yield Change(wider)
+
+
+def _fewer_cpus(config: PPOConfig) -> Iterator[Change]:
+    """Half a CPU, which is enough where roles share cores, in place of more."""
+    reserved = {
+        "policy.cpus_per_rank": config.policy.cpus_per_rank,
+        "critic.cpus_per_rank": config.critic.cpus_per_rank,
+        "reference.cpus_per_worker": config.reference.cpus_per_worker,
+        "rollout.cpus_per_engine": config.rollout.cpus_per_engine,
+    }
+    for key, cpus in reserved.items():
+        if cpus > 0.5:
+            yield Change(((key, 0.5),))
 
 
 def _apart(config: PPOConfig) -> Iterator[Change]:

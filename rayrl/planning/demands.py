@@ -46,7 +46,7 @@ def find_shapes(config: PPOConfig, stated: Mapping[str, str]) -> Shapes:
     """The shapes of all models of a run.
 
     Args:
-        stated: by role (`policy`, `critic`, `reward:NAME`), or "" for every model that isn't stated by its role.
+        stated: by role (`policy`, `critic`, `reward:NAME`), or "" for models whose shape isn't known otherwise.
 
     Raises:
         UserError: a role that the run doesn't have, or a model whose shape isn't known.
@@ -58,7 +58,13 @@ def find_shapes(config: PPOConfig, stated: Mapping[str, str]) -> Shapes:
         raise UserError(f"--shape {unknown[0]}=...: no model of this run is called so (there are: {', '.join(roles)})")
 
     def shape(role: str, model: str) -> ModelShape:
-        return find_shape(model, stated.get(role, stated.get("")))
+        if role in stated or "" not in stated:
+            return find_shape(model, stated.get(role))
+        otherwise = find_shape(model, stated[""])
+        try:
+            return find_shape(model)
+        except UserError:
+            return otherwise
 
     policy = shape("policy", config.policy.model)
     rewards = {role.partition(":")[2]: shape(role, model) for role, model in models.items()}

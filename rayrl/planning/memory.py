@@ -28,7 +28,7 @@ HEAD_ROWS, HEAD_ROWS_TRAINED = 256, 1024
 MALLOC_BLOCK = 32 * 2**20
 """Larger blocks are given back when they are freed (glibc's `M_MMAP_THRESHOLD_MAX`)."""
 MALLOC_KEEPS = 0.7
-"""Share of the activations in smaller blocks that a process on a CPU keeps in its heap and uses for nothing else, as
+"""Share of smaller blocks that a process on a CPU keeps in its heap when they are freed and uses for nothing else, as
 measured on SmolLM2-135M at every stage (0.3 to 1.1)."""
 SHORT_ATTENTION = 512
 """Up to this length, bf16 attention on a CPU keeps its scores (rayrl/models/attention.py)."""
@@ -301,7 +301,10 @@ def logit_bytes(shape: ModelShape, training: Training, backward: bool = True) ->
 
 
 def malloc_bytes(shape: ModelShape, training: Training) -> int:
-    """What malloc keeps of freed activations in a process on a CPU; CUDA's allocator gives it to gradients."""
+    """What malloc keeps of freed activations and temporary tensors in a process on a CPU.
+
+    CUDA's allocator gives their memory to gradients.
+    """
     if training.gpu:
         return 0
     scores = 0
@@ -312,7 +315,7 @@ def malloc_bytes(shape: ModelShape, training: Training) -> int:
         scores = blocks * sum(block * size for size in (4, training.size) if block * size > MALLOC_BLOCK)
     largest = training.tokens * shape.intermediate * training.size
     kept = activation_bytes(shape, training) - scores if largest <= MALLOC_BLOCK else 0
-    return int(MALLOC_KEEPS * kept)
+    return int(MALLOC_KEEPS * (kept + working_bytes(shape, training, backward=False)))
 
 
 def trunk_bytes(shape: ModelShape, training: Training) -> int:

@@ -25,7 +25,8 @@ from rayrl.planning.serving import EngineMemory
 
 SPARE = 0.05
 """Share of a GPU, or of a node's memory, that is left free: fragmentation, the system, what isn't counted."""
-PHASES = ("start", "generate", "score", "update")
+PHASES = ("generate", "score", "update", "start")
+"""In which memory is added up; of equal ones the first is named."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,10 @@ class Load:
     def sentence(self) -> str:
         """What doesn't fit, in words."""
         where = f"{self.node}'s memory" if self.gpu is None else f"GPU {self.gpu} of {self.node}"
-        parts = ", ".join(f"{role} {amount / GIB:.1f}" for role, amount in self.by_role.items() if amount)
+        large = {role: amount for role, amount in self.by_role.items() if amount >= 0.03 * self.needed}
+        rest = self.needed - sum(large.values())
+        named = [*large.items(), *([("others", rest)] if rest else [])]
+        parts = ", ".join(f"{role} {amount / GIB:.1f}" for role, amount in named)
         return (
             f"{where} needs {self.needed / GIB:.1f} GiB of the {self.room / GIB:.1f} that can be used "
             f"(phase {self.phase}: {parts})"

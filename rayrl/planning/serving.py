@@ -78,8 +78,10 @@ def engine_memory(shape: ModelShape, serving: Serving, device_bytes: int, framew
     idle = framework if serving.sleeps else max(share, weights + working + framework)
     peak = max(share, weights + working + framework)
     host = weights if serving.sleeps else 0
-    memory = _held(weights, working, max(0, cache), framework, peak, idle, host)
-    return EngineMemory(memory, cache / (per_token * serving.length))
+    cache = max(0, cache)
+    return EngineMemory(
+        _held(weights, working, cache, framework, peak, idle, host), cache / (per_token * serving.length)
+    )
 
 
 def _held(weights: int, working: int, cache: int, framework: int, peak: int, idle: int, host: int = 0) -> RankMemory:
@@ -135,6 +137,7 @@ def scorer_memory(
     block = tokens * (8 * shape.hidden + size * (2 * shape.hidden + 3 * shape.intermediate))
     scores = 0 if gpu or dtype == "fp32" or length > 512 else tokens * (4 + size) * shape.heads * length
     projected = min(HEAD_ROWS, tokens) * shape.vocab * (2 * size + 4) if logits else 0
-    working = max(block, scores, projected)
+    # malloc gives what one part has freed to no other (as memory.py says of training); CUDA's allocator does.
+    working = max(block, scores, projected) if gpu else block + scores + projected
     fixed = weights + framework
     return replace(_held(weights, working, 0, framework, fixed + working, fixed), start=fixed)

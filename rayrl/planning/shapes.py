@@ -139,11 +139,16 @@ _INNER = ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 
+PLACEHOLDER = "path/to/"
+"""How presets write a path that is still to be set (config/load.py); what follows may name an architecture."""
+
+
 def find_shape(model: str, stated: str | None = None) -> ModelShape:
     """The shape of what a configuration calls a model.
 
     Args:
-        model: a checkpoint folder, or a name (a hub's, with or without its owner; a built-in).
+        model: a checkpoint folder, or a name (a hub's, with or without its owner; a built-in; after a preset's
+            placeholder).
         stated: a shape that the user names for it, which is taken instead: a known name, a size such as `13b`, or a
             folder with a config.json.
 
@@ -151,9 +156,11 @@ def find_shape(model: str, stated: str | None = None) -> ModelShape:
         UserError: neither says it; the sentence names what would.
     """
     wanted = stated or model
-    path = Path(wanted).expanduser()
-    if path.is_dir():
-        return from_folder(path)
+    folder = Path(wanted).expanduser()
+    if folder.is_dir():
+        return from_folder(folder)
+    if stated is None and _is_path(model):
+        raise UserError(f"no checkpoint at {model}: the folder doesn't exist; to plan without it, write --shape 13b")
     found = known_shape(wanted)
     if found is not None:
         return found
@@ -165,9 +172,13 @@ def find_shape(model: str, stated: str | None = None) -> ModelShape:
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
     if stated is not None:
         raise UserError(f"no folder and no known shape is called {stated!r}; {hint}")
-    looks_like_path = model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
-    what = "isn't a folder" if looks_like_path else "is neither a folder here nor a known name"
-    raise UserError(f"the shape of {model!r} isn't known, since it {what}: state it, as in --shape 13b; {hint}")
+    raise UserError(f"{model} is neither a folder here nor a known name: state its shape, as in --shape 13b; {hint}")
+
+
+def _is_path(name: str) -> bool:
+    """As models/builtin.py tells paths from hub names; a placeholder is neither."""
+    looks = name.startswith(("/", "./", "../", "~")) or name.count("/") > 1 or name.endswith("/")
+    return looks and not name.startswith(PLACEHOLDER)
 
 
 def known_shape(name: str) -> ModelShape | None:

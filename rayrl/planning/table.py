@@ -145,7 +145,9 @@ def _seconds(amount: float) -> str:
         return f"{amount:.1f} s"
     if amount < 120:
         return f"{amount:.0f} s"
-    return f"{amount / 60:.0f} min" if amount < 7200 else f"{amount / 3600:.1f} h"
+    if amount < 7200:
+        return f"{amount / 60:.1f} min" if amount < 600 else f"{amount / 60:.0f} min"
+    return f"{amount / 3600:.1f} h" if amount < 100 * 3600 else f"{amount / 3600:.0f} h"
 
 
 def as_data(plan: Plan, change: Change | None, time: StepTime | None) -> dict[str, Any]:
