@@ -96,6 +96,13 @@ def test_exchanges_between_ranks() -> None:
     assert time.exchange_s(SMALL, replace(four, ranks=64), fast, 32, 1, 1) == pytest.approx(2 * 392 * 63 / 64 / 450e9)
 
 
+def test_an_offloaded_step() -> None:
+    setup = replace(TRAINING, ranks=4, zero_stage=2, offload_optimizer=True)
+    # 49 parameters a rank: 6 bytes over PCIe, 28 over two cores' memory.
+    assert time.offloaded_s(SMALL, setup, 2.0) == pytest.approx(49 * (6 / 25e9 + 28 / 16e9))
+    assert time.offloaded_s(SMALL, replace(setup, zero_stage=0), 2.0) == 0.0
+
+
 def test_what_goes_to_the_engines() -> None:
     assert time.sent_params(SMALL, TRAINING) == 196
     deep, last = replace(SMALL, layers=2), replace(TRAINING, mode="last_n", num_layers=1)

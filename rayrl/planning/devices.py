@@ -28,6 +28,8 @@ CPU_SHARE = 0.35
 
 NETWORK_BYTES_S = 25e9
 """Between nodes, each GPU: a link of 200 Gbit/s."""
+HOST_LINK_BYTES_S = 25e9
+"""Between a GPU and host memory: PCIe 4.0 x16 as it is reached."""
 NETWORK_CPU_BYTES_S = 1e9
 """Between processes on CPUs, through the object store and gloo."""
 

@@ -24,6 +24,7 @@ from rayrl.planning.time import (
     exchange_s,
     generate_s,
     head_flops,
+    offloaded_s,
     score_flops,
     sync_s,
     update_flops,
@@ -137,7 +138,8 @@ class _Clock:
         passes = algorithm.epochs * -(-training.sequences // training.micro_batch)
         steps = algorithm.epochs * algorithm.minibatches
         exchanged = exchange_s(shape, training, device, self.ranks_per_node(role), steps, passes)
-        return compute_s(flops, device, training.dtype, TRAIN_SHARE, cores) + exchanged
+        stepped = steps * offloaded_s(shape, training, self.threads[role])
+        return compute_s(flops, device, training.dtype, TRAIN_SHARE, cores) + exchanged + stepped
 
     def sync(self) -> float:
         """Trained weights to the engines."""

@@ -11,7 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rayrl.planning.devices import (
+    CPU,
     DECODE_SHARE,
+    HOST_LINK_BYTES_S,
     NETWORK_BYTES_S,
     NETWORK_CPU_BYTES_S,
     PREFILL_SHARE,
@@ -121,6 +123,14 @@ def exchange_s(
     # Weights are gathered for the forward and again for the backward pass of every micro-batch.
     gathered = 2 * passes * held.wrapped * training.size * part if training.zero_stage == 3 else 0.0
     return (steps * (gradients + updated) + gathered) / rate
+
+
+def offloaded_s(shape: ModelShape, training: Training, cores: float) -> float:
+    """Seconds of an optimizer step in host memory: gradients down (4 bytes), weights up (2), seven float32 passes."""
+    if not training.offloads:
+        return 0.0
+    share = training.shard(counts(shape, training).trained)
+    return share * (6 / HOST_LINK_BYTES_S + 28 / (CPU.bandwidth * cores))
 
 
 def sync_s(shape: ModelShape, training: Training, device: Device, ranks_per_node: int) -> float:
