@@ -27,8 +27,7 @@ class _Source(WeightSource):
         self._metadata: list[ParamMeta] | None = None
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
-        with self._learner.train.gathered(list(self._learner.parts.model.parameters())):
-            yield from merged_parameters(self._learner.parts, only_trained=True)
+        yield from merged_parameters(self._learner.parts, only_trained=True, gathered=self._learner.train.gathered)
 
     def metadata(self) -> list[ParamMeta]:
         """Shapes never change, so they are gathered once."""
