@@ -55,7 +55,14 @@ class Head:
         """The same, to be read while it runs."""
         everything = {**self.environment, **environment}
         return subprocess.Popen(
-            [COMMAND, *words], env=everything, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [COMMAND, *words],
+            env=everything,
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell's background jobs ignore Ctrl-C, and hand that down.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler) and None,
         )
 
     def jobs(self) -> list[dict[str, object]]:
