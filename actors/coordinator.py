@@ -8,6 +8,7 @@ later step depends on is in `state_dict` and in the actors' own checkpoints, and
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ class Coordinator:
         self._step = 0
         """Steps that are applied; also the version of the weights."""
         self._check_from = 0
-        self._began = False
+        self._began = self._saved = False
         self._best: tuple[int, float] | None = None
         self._start = self.state_dict(0)
         self._last_metrics: dict[str, float] = {}
@@ -97,7 +98,7 @@ class Coordinator:
                 self._heldout.drop_after(self._step)
                 if self._step == 0:
                     with self._progress.phase("evaluate"):
-                        self._attempt("evaluate", lambda: self._heldout.run(0))
+                        self._evaluate(0)
                 self._attempt("busy times", self._take_busy)
                 self._progress.clock.take()
                 while self._step < self.config.steps:
@@ -197,6 +198,7 @@ class Coordinator:
                 if again is error:
                     raise
                 error = again
+                undo = True  # trainers may be new by now, without their weights
         seconds = time.monotonic() - began
         back_to = self._step if healed.trainers else None
         self._healer.log.add(replace(healed.event, seconds=seconds, back_to=back_to))
@@ -204,8 +206,14 @@ class Coordinator:
             raise WentBack
         return healed
 
+    def _newest(self) -> tuple[int, Path] | None:
+        found = self._store.newest_whole()
+        if found is None and self._saved:
+            raise FileNotFoundError(errno.ENOENT, "the run's checkpoints aren't there")
+        return found
+
     def _go_back(self) -> None:
-        checkpoint = self._store.newest_whole()
+        checkpoint = self._patiently(self._newest, "going back")
         note_damaged(self._store, self._healer.log, self._step)
         if checkpoint is None:
             self._step, self._best = 0, None
@@ -224,7 +232,7 @@ class Coordinator:
         last, best = done == config.steps, False
         if last or (config.evaluation.every and done % config.evaluation.every == 0):
             with self._progress.phase("evaluate"):
-                metrics |= self._heldout.metrics(self._attempt("evaluate", lambda: self._heldout.run(done)))
+                metrics |= self._heldout.metrics(self._evaluate(done))
             best = self._best is None or metrics["eval/mixed"] > self._best[1]
             if best:
                 self._best = (done, metrics["eval/mixed"])
@@ -239,6 +247,10 @@ class Coordinator:
             with self._progress.phase("checkpoint"):
                 what = f"checkpoint after step {done}"
                 self._attempt("checkpoint", lambda: self._patiently(lambda: self._save(done, what), what))
+
+    def _evaluate(self, done: int) -> list[Sample]:
+        what = f"evaluation after step {done}"
+        return self._attempt("evaluate", lambda: self._patiently(lambda: self._heldout.run(done), what))
 
     def _patiently(self, action: Callable[[], T], what: str) -> T:
         def waited(seconds: float) -> None:
@@ -268,8 +280,9 @@ class Coordinator:
 
     def _save(self, done: int, what: str) -> None:
         """Checkpoint after `done` steps: beside the old ones, published by rename."""
-        sums = self._phases.save(self._store.begin(done), what)
+        sums = self._phases.save(self._store.begin(done), done, what)
         self._store.publish(done, self.state_dict(done), sums)
+        self._saved = True
         self._store.link("policy", done)
         self._log.now({"checkpoint/age_s": 0.0})
         if self._best and self.config.checkpoint.keep_best:
@@ -291,6 +304,7 @@ class Coordinator:
         self._phases.load(folder)
         self._set_state(state)
         self._step = self._check_from = step
+        self._saved = True
 
     def _set_state(self, state: dict[str, Any]) -> None:
         self._kl.load_state_dict(state["kl"])

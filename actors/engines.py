@@ -55,9 +55,17 @@ class Engines:
         """How many came after the start."""
 
     def drop(self, rank: int) -> None:
-        """An engine died or is to be ended."""
+        """An engine died or is to be ended, also one that has loaded and isn't up yet."""
         if rank in self.up.ranks:
             self.up.remove(rank)
+        loading = self._loading.pop(rank, None)
+        if loading is not None:
+            self._failed[rank] = self._failed.get(rank, 0) + 1
+            loading.engine.remove(rank)
+
+    def has(self, name: str) -> bool:
+        """Whether an engine of this name is up or loads."""
+        return name in self.up.names or any(name == f"{self.up.role}[{rank}]" for rank in self._loading)
 
     def start_missing(self) -> None:
         """Begins to load engines that are missing and have room; doesn't wait."""

@@ -54,10 +54,13 @@ class Phases:
     ) -> None:
         self._config, self._crew, self._patience = config, crew, patience
         self._generation, self._scoring = generation, scoring
+        self._asleep = False
 
     def generate(self, step: int, prompts: Sequence[Prompt]) -> Batch:
         """The step's answers, all sampled by the weights after `step` steps."""
         config = self._config
+        if self._asleep:  # the answers before these were lost
+            self.colocated("wake", "offload")
         seed, texts = (config.seed, TRAINING_SEED, step), config.logging.samples_per_step
         batch = self._generation.generate(
             prompts, config.samples_per_prompt, seed, f"step {step}, generation", num_texts=texts
@@ -70,6 +73,7 @@ class Phases:
         """Where roles share devices: engines wake as optimizer state leaves, and the other way round."""
         if not self._config.rollout.sleep_between_phases:
             return
+        self._asleep = engines == "sleep"
         calls = [(group, trainers) for group in self._crew.trainers]
         calls.insert(0 if engines == "sleep" else len(calls), (self._crew.engines.up, engines))
         for group, method in calls:
@@ -139,11 +143,11 @@ class Phases:
         penalty = self._config.algorithm.missing_eos_penalty
         return [s - (0.0 if info.ended else penalty) for s, info in zip(scores.mixed_B, batch.infos, strict=True)]
 
-    def save(self, folder: Path, what: str) -> dict[str, str]:
+    def save(self, folder: Path, done: int, what: str) -> dict[str, str]:
         """All ranks write their parts of a checkpoint; then they share the work of its sums, which are returned.
 
-        Raises OSError where a rank can't write there. TornCheckpoint where the storage failed while they wrote: that is
-        a collective, and those that wait in it for the others won't come out.
+        Raises OSError where a rank can't write there, RunError where one hasn't taken `done` steps, TornCheckpoint
+        where the storage failed while they wrote: those that wait in that collective for the others won't come out.
         """
         ranks = {name: handle for group in self._crew.trainers for name, handle in group.by_name.items()}
 
@@ -154,11 +158,11 @@ class Phases:
             ]
             return self._wait(list(zip(ranks, refs, strict=True)), "checkpoint", f"{what}{part}")
 
-        on_all("probe", ", can it be written")
+        on_all("probe", ", can it be written", *[(done,)] * len(ranks))
         try:
             on_all("save", "")
         except Exception as error:
-            if is_storage_trouble(error) and len(self._crew.policy) > 1:
+            if is_storage_trouble(error) and len(ranks) > 1:
                 raise TornCheckpoint(f"{what}: the storage failed while the ranks wrote") from error
             raise
         parts = on_all("checksums", ", sums", *[(part, len(ranks)) for part in range(len(ranks))])

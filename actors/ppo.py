@@ -52,17 +52,16 @@ def main(config_path: str) -> None:
     store = CheckpointStore(folder, config.checkpoint.keep_last, config.checkpoint.keep_best)
     last, inputs, console = store.latest(), None, Console()
     if last is None or last[0] < config.steps:
-        versus.check(config.evaluation.wins)
-        _check_devices(config)
-        check_same_data(folder)
-        inputs = read_inputs(config)
+        inputs = _checked(config, folder)
     with only_run(folder):
         check_same_run(config, folder)  # again, since another start may have come in between
         last = store.latest()
         if last is not None and last[0] >= config.steps:
+            last = store.newest_whole()  # one that is damaged isn't the end
+        if last is not None and last[0] >= config.steps:
             console.print(f"{folder} is done: {last[0]} of {config.steps} steps; nothing to train", soft_wrap=True)
         else:
-            assert inputs is not None
+            inputs = inputs or _checked(config, folder)
             with connect(config.cluster.address, object_store_mb=config.cluster.object_store_mb) as session:
                 placement = Placement.create(role_specs(config), config.cluster.start_timeout_s, folder.name)
                 try:
@@ -73,6 +72,14 @@ def main(config_path: str) -> None:
             last = store.latest()
             assert last is not None
         finish(config, folder, last, inputs, console)
+
+
+def _checked(config: PPOConfig, folder: Path) -> Inputs:
+    """Everything that can be wrong with the input, looked at before Ray starts."""
+    versus.check(config.evaluation.wins)
+    _check_devices(config)
+    check_same_data(folder)
+    return read_inputs(config)
 
 
 def _check_devices(config: PPOConfig) -> None:

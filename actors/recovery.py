@@ -26,7 +26,7 @@ from rayrl.tracking.recoveries import Cause, Recovery, RecoveryLog
 
 logger = logging.getLogger(__name__)
 
-ASK_S = 10.0
+ASK_S = 30.0
 """For actors to say how they are; they do so beside their work."""
 END_S = 20.0
 """For the stack of a stuck actor and its end."""
@@ -52,6 +52,7 @@ class Healer:
         self._crew, self.log, self._max_per_step, self._start_s = crew, log, max_per_step, start_s
         self._processes: dict[str, Process] = {}
         self._per_step: Counter[int] = Counter()
+        self._gone: Counter[int] = Counter()
 
     def learn_processes(self, groups: Sequence[Group]) -> None:
         """Notes where actors run, for the day on which they no longer say it."""
@@ -72,20 +73,21 @@ class Healer:
         began, noticed = time.monotonic(), time.time()
         crew = self._crew
         everyone = {name: handle for group in crew.groups for name, handle in group.by_name.items()}
-        states = conditions(everyone, ASK_S)
-        named = {name for name in _named(error) if name in everyone}
+        named = {name for name in _named(error) if name in everyone or crew.engines.has(name)}
         stuck, died = (named, set()) if isinstance(error, AnswerTimeout) else (set(), named)
+        states = conditions({name: handle for name, handle in everyone.items() if name not in stuck}, ASK_S)
         hung = sorted(stuck | {name for name, state in states.items() if state == "silent"})
         dead = sorted(died | {name for name, state in states.items() if state == "dead"})
         lost = {*hung, *dead}
         apart = _is_connection(error) or isinstance(error, TornCheckpoint)
         if not lost and not apart and not isinstance(error, AnswerGone):
             return None
-        if lost or not isinstance(error, AnswerGone):  # which a loss that was counted has caused
-            self._count(error, step)
+        self._gone[step] += isinstance(error, AnswerGone)
+        if lost or not isinstance(error, AnswerGone) or self._gone[step] > self._per_step[step] + 1:
+            self._count(error, step)  # a first one that is gone was caused by a loss that is counted
         logger.warning("step %d, %s: %s", step, phase, error)
         stacks = [path for name in hung if (path := self.end(name)) is not None]
-        engines_lost = [rank for rank in crew.engines.up.ranks if f"rollout[{rank}]" in lost]
+        engines_lost = [rank for rank in range(crew.engines.wanted) if f"rollout[{rank}]" in lost]
         for rank in engines_lost:
             crew.engines.drop(rank)
         crew.engines.start_missing()
@@ -135,7 +137,7 @@ class Healer:
 
     def end(self, name: str) -> str | None:
         """Kills an actor that doesn't answer; the file with its stack, where it left one."""
-        process = self._processes.get(name)
+        process = self._processes.pop(name, None)
         text = end_stuck(process, END_S) if process is not None else None
         return self.log.write_stack(name, text) if text else None
 

@@ -193,7 +193,7 @@ class SimulatedTrainer(SimulatedRank):
         loss = float(np.mean(scores)) / (step + 1)
         return {f"loss/{self.role}": loss, **({"kl/mean_per_sequence": 0.01 * step} if self.role == "policy" else {})}
 
-    async def probe(self, folder: Path) -> None:
+    async def probe(self, folder: Path, done: int) -> None:
         """Nothing: there is no state that could be too large for the disk."""
 
     async def save(self, folder: Path) -> None:

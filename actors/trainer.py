@@ -23,8 +23,12 @@ class TrainerActor(Worker):
         return free_address()
 
     @busy
-    def probe(self, folder: Path) -> None:
-        """Whether this rank can write there, before all write together. Raises OSError."""
+    def probe(self, folder: Path, done: int) -> None:
+        """Whether this rank can write there, before all write together. Raises OSError.
+
+        Raises RunError where it hasn't taken `done` steps: such weights must not become a checkpoint.
+        """
+        self.learner.train.require_rounds(done)
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(b"0" * 4096)
             file.flush()

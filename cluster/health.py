@@ -58,6 +58,8 @@ class Watch:
         now = time.monotonic()
         if now < self._next_look:
             return ()
+        if now > self._next_look + 2 * self.every_s:  # answers came all the time, or this process stood still
+            self._since = dict.fromkeys(self._since, now)
         self._next_look = now + self.every_s
         self._listen(now)
         for name, handle in self._handles.items():

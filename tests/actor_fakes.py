@@ -76,7 +76,7 @@ class Trainer(Fake):
         self.events.append((self.name, "update", step, [float(score) for score in scores], kl_coef))
         return self._metrics(step)
 
-    def probe(self, folder: Path) -> None:
+    def probe(self, folder: Path, done: int) -> None:
         if self.disk_fails > 0:
             self.disk_fails -= 1
             raise OSError(errno.ENOSPC, "No space left on device")

@@ -233,6 +233,21 @@ def test_an_engine_that_never_starts_is_given_up() -> None:
     assert MAX_FAILED_STARTS == 3
 
 
+def test_an_engine_that_dies_before_it_is_up_is_started_again() -> None:
+    engines = Engines(group("rollout", 1, SlowEngine), 2, lambda part: part.call("setup", 0.0))
+    engines.start_missing()
+    assert engines.has("rollout[1]") and "rollout[1]" not in engines.up.names
+    deadline = time.monotonic() + 30
+    while not len(first := engines.loaded()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    engines.drop(1)  # as a weight sync does, when it finds it dead
+    assert not engines.has("rollout[1]") and len(engines.loaded()) == 0
+    engines.start_missing()
+    while not len(second := engines.loaded()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert second.names == first.names and second.handles != first.handles
+
+
 def test_engines_come_when_there_is_room() -> None:
     room: set[int] = set()
     engines = Engines(group("rollout", 1, SlowEngine), 3, lambda part: part.call("setup", 0.0), room.__contains__)
@@ -298,6 +313,10 @@ def test_what_is_replaced_after_which_loss(tmp_path: Path) -> None:
     assert not set(policy.handles) & set(others), "a group that lost a rank is new as a whole"
     assert healed.event.lost == ["policy[0]"]
 
+    never = Healer(ours, RecoveryLog(tmp_path), 0, 60)
+    lost(never, AnswerGone("lay on a node that is gone"))
+    with pytest.raises(RunError, match="recovered 0 times"):  # no loss explains a second one
+        lost(never, AnswerGone("lay on a node that is gone"))
     kept = policy.handles
     healed = lost(healer, AnswerGone("lay on a node that is gone"))
     assert (healed.trainers, healed.answers_lost) == (False, True)

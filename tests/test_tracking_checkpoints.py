@@ -145,8 +145,21 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew(tmp_path: P
     store = CheckpointStore(tmp_path, keep_last=2, keep_best=True)
     for step in (1, 2):
         (save(store, step) / "policy/model").write_text("other weights")
-    with pytest.raises(RunError, match=r"every checkpoint in .* is damaged \(step-000002\.damaged, step-000001"):
+    for _ in range(2):  # also a second time, when there is none by that name
+        with pytest.raises(RunError, match=r"every checkpoint in .* is damaged \(step-000001\.damaged, step-000002"):
+            store.newest_whole()
+
+
+def test_checkpoints_of_older_versions_are_left_as_they_are(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=2, keep_best=True)
+    path = save(store, 1)
+    (path / "SHA256SUMS").unlink()
+    with pytest.raises(RunError, match="has a SHA256SUMS: made by an older version"):
         store.newest_whole()
+    assert names(tmp_path) == ["step-000001"]
+    command = "find * -type f ! -name SHA256SUMS -exec sha256sum {} + > SHA256SUMS"
+    subprocess.run(["bash", "-c", command], cwd=path, check=True)
+    assert store.newest_whole() == (1, path)
 
 
 def test_ranks_share_the_work_of_the_sums(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -264,3 +265,31 @@ def test_replace_leaves_the_old_file_where_a_row_cannot_be_written(tmp_path: Pat
     with pytest.raises(ValueError, match="Out of range float"):
         replace_rows(path, [{"step": 1}, {"x": float("nan")}])
     assert [json.loads(line) for line in path.read_text().splitlines()] == [{"step": 0}]
+
+
+class Broken:
+    """A logger whose disk is full."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        self.asked += 1
+        raise OSError(28, "No space left on device")
+
+    def samples(self, samples: Sequence[Sample]) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
+
+def test_a_logger_that_cannot_be_written_to_does_not_stop_the_run(tmp_path: Path) -> None:
+    with RunLog(tmp_path, QUIET) as log:
+        broken = Broken()
+        log._loggers.append(broken)
+        for step in range(3):
+            log.step(step, {"x": step}, [sample(step, "a")], [f"0/p{step}#0"])
+    assert broken.asked == 1
+    assert steps(tmp_path / "metrics.jsonl") == steps(tmp_path / "samples.jsonl") == [0, 1, 2]
+    assert [row["samples"] for row in read_rows(tmp_path / "experience.jsonl")] == [["0/p0#0"], ["0/p1#0"], ["0/p2#0"]]

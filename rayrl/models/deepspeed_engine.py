@@ -212,10 +212,14 @@ class TrainEngine:
         The count is saved with the state, so that neither a repeated call nor a wrong checkpoint goes unseen. Raises
         RunError where another number is due.
         """
-        if number != self._rounds:
-            raise RunError(f"step {number} can't be applied to a model that has taken {self._rounds} steps")
+        self.require_rounds(number)
         yield
         self._rounds += 1
+
+    def require_rounds(self, number: int) -> None:
+        """Raises RunError where the model hasn't taken just so many."""
+        if number != self._rounds:
+            raise RunError(f"a model that has taken {self._rounds} steps was to stand at step {number}")
 
     @contextlib.contextmanager
     def gathered(self, params: Iterable[Tensor]) -> Iterator[None]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rayrl.errors import RunError
-from rayrl.tracking.checksums import checksums, damage, sha256, write_list
+from rayrl.tracking.checksums import LIST, checksums, damage, sha256, write_list
 
 PARTIAL, DAMAGED = ".partial", ".damaged"
 
@@ -45,22 +45,27 @@ class CheckpointStore:
     def newest_whole(self) -> tuple[int, Path] | None:
         """(step, folder) of the newest checkpoint whose files are what was written; None where none was ever made.
 
-        Damaged ones before it are set aside. Raises RunError where all are: a run must not begin anew by itself.
+        Damaged ones after it are set aside. Raises RunError where all are, or were: no run begins anew by itself.
         """
-        set_aside = []
-        for step, path in sorted(self._steps().items(), reverse=True):
+        there = self._named()
+        if there and not any((path / LIST).exists() for path in there.values()):
+            raise RunError(
+                f"no checkpoint in {self._folder} has a {LIST}: made by an older version? If you trust one, write it: "
+                f"cd step-NNNNNN && find * -type f ! -name {LIST} -exec sha256sum {{}} + > {LIST}"
+            )
+        for step, path in sorted(there.items(), reverse=True):
             wrong = damage(path)
             if wrong is None:
                 return step, path
             aside = path.with_name(path.name + DAMAGED)
             shutil.rmtree(aside, ignore_errors=True)
             os.rename(path, aside)
-            set_aside.append(aside.name)
             self.set_aside.append(f"{path.name} ({wrong})")
             logger.warning("checkpoint %s is damaged (%s): taking the one before; it is kept as %s", path, wrong, aside)
-        if set_aside:
+        damaged = sorted(path.name for path in self._folder.glob(f"step-*{DAMAGED}"))
+        if damaged:
             raise RunError(
-                f"every checkpoint in {self._folder} is damaged ({', '.join(set_aside)}): restore one from a copy "
+                f"every checkpoint in {self._folder} is damaged ({', '.join(damaged)}): restore one from a copy "
                 "(without the ending), or start again in another output_dir"
             )
         return None
@@ -117,12 +122,12 @@ class CheckpointStore:
         return state
 
     def _steps(self) -> dict[int, Path]:
-        found = {}
-        for path in self._folder.glob("step-*"):
-            number = path.name.removeprefix("step-")
-            if number.isdecimal() and (path / "state.json").is_file():
-                found[int(number)] = path
-        return found
+        return {step: path for step, path in self._named().items() if (path / "state.json").is_file()}
+
+    def _named(self) -> dict[int, Path]:
+        """All folders with a checkpoint's name, by step."""
+        numbers = {path: path.name.removeprefix("step-") for path in self._folder.glob("step-*")}
+        return {int(number): path for path, number in numbers.items() if number.isdecimal()}
 
     def _prune(self, best_step: int | None) -> None:
         steps = self._steps()

@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from rayrl.heartbeat import beat
+
 LIST = "SHA256SUMS"
 _LINE = re.compile(r"([0-9a-f]{64})  (\S.*)")
 
@@ -57,5 +59,6 @@ def _files(folder: Path) -> list[str]:
 
 def sha256(path: Path) -> str:
     """Of one file, in hexadecimal digits."""
+    beat()
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from rayrl.tracking.rows import append_rows, open_rows, read_rows
+
+logger = logging.getLogger(__name__)
 
 Cause = Literal["died", "hung", "joined", "resumed", "storage", "damaged", "connection"]
 FILE = "recoveries.jsonl"
@@ -44,19 +47,30 @@ class RecoveryLog:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._new: list[Recovery] = []
+        self._unwritten: list[Recovery] = []
 
     def add(self, recovery: Recovery) -> None:
-        """On the disk when it returns."""
+        """On the disk when it returns, unless that fails just now."""
         self._new.append(recovery)
-        with open_rows(self._folder / FILE, "a") as file:
-            append_rows(file, [asdict(recovery)])
+        self._unwritten.append(recovery)
+        try:
+            with open_rows(self._folder / FILE, "a") as file:
+                append_rows(file, [asdict(one) for one in self._unwritten])
+        except OSError as error:  # the storage is what is waited for: the rows go with the next
+            logger.warning("%s can't be written now: %s", FILE, error)
+        else:
+            self._unwritten = []
 
-    def write_stack(self, name: str, text: str) -> str:
-        """Keeps the stack of a hung actor; its path in the run's folder."""
+    def write_stack(self, name: str, text: str) -> str | None:
+        """Keeps the stack of a hung actor; its path in the run's folder, None where that can't be written."""
         folder = self._folder / STACKS
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name.replace(':', '-').replace('[', '-').rstrip(']')}.txt"
-        path.write_text(text, encoding="utf-8")
+        try:
+            folder.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+        except OSError as error:
+            logger.warning("the stack of %s can't be written: %s", name, error)
+            return None
         return str(path.relative_to(self._folder))
 
     def take_metrics(self) -> dict[str, float]:

@@ -7,8 +7,10 @@ Patient text is in samples.jsonl; it goes anywhere else only where `logging.text
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -20,6 +22,8 @@ from rayrl.tracking.loggers import Logger, open_loggers
 from rayrl.tracking.ray_metrics import RayMetricsLogger
 from rayrl.tracking.rows import append_rows, open_rows, read_rows, replace_rows, sample_row
 from rayrl.types import Sample
+
+logger = logging.getLogger(__name__)
 
 EXPERIENCE = "experience.jsonl"
 FILES = ("metrics.jsonl", "samples.jsonl", EXPERIENCE)
@@ -61,7 +65,21 @@ class RunLog:
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         if name not in self._files:
             self._files[name] = open_rows(self._folder / name, "a")
-        append_rows(self._files[name], rows)
+        try:
+            append_rows(self._files[name], rows)
+        except OSError:  # what was open may be another file by the time that the storage is back
+            with contextlib.suppress(OSError):
+                self._files.pop(name).close()
+            raise
+
+    def _tell(self, loggers: Sequence[Logger], tell: Callable[[Logger], None]) -> None:
+        """Copies to loggers. One that can't be written to is left out from then on: the folder has it all."""
+        for one in loggers:
+            try:
+                tell(one)
+            except OSError as error:
+                logger.warning("%s can't be written to and gets no more: %s", type(one).__name__, error)
+                self._loggers = [other for other in self._loggers if other is not one]
 
     def rewind(self, step: int) -> None:
         """Goes on at `step`, as if opened there: rows of that step and later are dropped."""
@@ -79,8 +97,8 @@ class RunLog:
         row = {key: _finite(key, value, step) for key, value in values.items()}
         self._append("metrics.jsonl", [{"step": step, **row}])
         self._last_step = step
-        for logger in (*self._loggers, self._ray):
-            logger.metrics(step, row)
+        self._tell(self._loggers, lambda one: one.metrics(step, row))
+        self._ray.metrics(step, row)
 
     def now(self, values: Mapping[str, float]) -> None:
         """What is true at this moment, for Ray's metrics alone (ray_metrics.py): it isn't on the disk."""
@@ -89,8 +107,7 @@ class RunLog:
     def samples(self, samples: Sequence[Sample]) -> None:
         """Log sample texts. Write those of a step before its metrics, so that a step with a metric row is whole."""
         self._append("samples.jsonl", [sample_row(sample) for sample in samples])
-        for logger in self._loggers:
-            logger.samples(samples)
+        self._tell(self._loggers, lambda one: one.samples(samples))
 
     def step(
         self, step: int, metrics: Mapping[str, float], samples: Sequence[Sample], sample_ids: Sequence[str]
@@ -112,8 +129,7 @@ class RunLog:
         """Close the files and tell the loggers that the run is over."""
         for file in self._files.values():
             file.close()
-        for logger in self._loggers:
-            logger.close()
+        self._tell(self._loggers, lambda one: one.close())
 
     def __enter__(self) -> RunLog:
         return self

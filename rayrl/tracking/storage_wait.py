@@ -22,7 +22,8 @@ T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 _ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ETIMEDOUT,
-    errno.ENOTCONN, errno.EHOSTDOWN, errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ENODEV,
+    errno.ENOTCONN, errno.ENOTEMPTY, errno.EHOSTDOWN,
+    errno.EACCES, errno.EPERM, errno.EBUSY, errno.EAGAIN, errno.ENODEV,
 }  # fmt: skip
 _WORDS = re.compile(
     r"no space left|quota exceeded|input/output error|stale file handle|read-only file system|no such file|"
