@@ -216,7 +216,7 @@ class Coordinator:
         checkpoint = self._patiently(self._newest, "going back")
         note_damaged(self._store, self._healer.log, self._step)
         if checkpoint is None:
-            self._step, self._best = 0, None
+            self._step = self._check_from = 0
             self._set_state(self._start)
         else:
             self._load(*checkpoint)

@@ -51,8 +51,6 @@ class Engines:
         self._start_s = start_s
         self._loading: dict[int, Loading] = {}
         self._failed: dict[int, int] = {}
-        self.joined = 0
-        """How many came after the start."""
 
     def drop(self, rank: int) -> None:
         """An engine died or is to be ended, also one that has loaded and isn't up yet."""
@@ -102,7 +100,6 @@ class Engines:
             self._loading.pop(rank, None)
             self._failed.pop(rank, None)
         self.up.add(group)
-        self.joined += len(group)
 
     def wait_for_one(self, what: str) -> Group:
         """Where none is up: waits until one has loaded. Raises RunError where none does in time."""

@@ -120,9 +120,7 @@ class Healer:
         self._count(error, step)
         logger.warning("step %d, generate: %s", step, error)
         stacks = [path for name in names if hung and (path := self.end(name)) is not None]
-        for name in names:
-            self._crew.engines.drop(int(name[len("rollout[") : -1]))
-        self._crew.engines.start_missing()
+        self._replace_engines(names)
         action, seconds = "prompts went to other engines", time.monotonic() - began
         cause: Cause = "hung" if hung else "died"
         self.log.add(Recovery(cause, step, "generate", names, action, seconds, stacks=stacks, time=noticed))
@@ -130,10 +128,13 @@ class Healer:
     def note_lost_in_sync(self, names: Sequence[str], step: int) -> None:
         """Engines that died while weights were sent; the others have them."""
         self._count(RunError(f"{', '.join(names)} died"), step)
+        self._replace_engines(names)
+        self.log.add(Recovery("died", step, "sync", names, "the other engines have the weights", 0.0))
+
+    def _replace_engines(self, names: Sequence[str]) -> None:
         for name in names:
             self._crew.engines.drop(int(name[len("rollout[") : -1]))
         self._crew.engines.start_missing()
-        self.log.add(Recovery("died", step, "sync", names, "the other engines have the weights", 0.0))
 
     def end(self, name: str) -> str | None:
         """Kills an actor that doesn't answer; the file with its stack, where it left one."""

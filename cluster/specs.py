@@ -47,11 +47,6 @@ class RoleSpec:
         if self.min_ranks is not None and self.colocate_with is not None:
             raise ValueError(f"role {self.name!r} shares bundles and can't come and go by itself: leave min_ranks out")
 
-    @property
-    def rank_names(self) -> list[str]:
-        """Names for logs and errors: ["policy[0]", "policy[1]"]."""
-        return [f"{self.name}[{rank}]" for rank in range(self.ranks)]
-
 
 @dataclass(frozen=True)
 class NodeResources:
