@@ -34,7 +34,7 @@ from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
 from rayrl.tracking.recoveries import Recovery, RecoveryLog
 from rayrl.tracking.run_log import RunLog
-from rayrl.tracking.storage_wait import patiently
+from rayrl.tracking.storage_wait import Storage
 from rayrl.types import Prompt, Sample
 
 logger = logging.getLogger(__name__)
@@ -69,13 +69,14 @@ class Coordinator:
         log: RunLog,
         progress: Progress,
         store: CheckpointStore,
+        storage: Storage,
         healer: Healer,
         patience: Patience,
     ) -> None:
         self.config, self.crew = config, crew
         self._prompts, self._phases, self._scoring, self._sync = list(prompts), phases, scoring, sync
         self._heldout, self._kl, self._log, self._progress, self._store = heldout, kl, log, progress, store
-        self._healer, self._patience = healer, patience
+        self._storage, self._healer, self._patience = storage, healer, patience
         self._order = PromptOrder(len(self._prompts), config.prompts_per_step, config.seed, config.data.shuffle)
         self._step = 0
         """Steps that are applied; also the version of the weights."""
@@ -207,7 +208,8 @@ class Coordinator:
         return healed
 
     def _newest(self) -> tuple[int, Path] | None:
-        found = self._store.newest_whole()
+        with self._storage.answering("going back"):
+            found = self._store.newest_whole()
         if found is None and self._saved:
             raise FileNotFoundError(errno.ENOENT, "the run's checkpoints aren't there")
         return found
@@ -221,7 +223,8 @@ class Coordinator:
         else:
             self._load(*checkpoint)
         self._heldout.drop_after(self._step)
-        self._log.rewind(self._step)
+        with self._storage.answering("going back"):
+            self._log.rewind(self._step)
         self._progress.rewind(self._step)
         self.push(f"weights after step {self._step}")
 
@@ -240,13 +243,17 @@ class Coordinator:
         engines = self.crew.engines
         metrics |= {"cluster/engines": float(len(engines.up)), "cluster/engines_wanted": float(engines.wanted)}
         metrics |= self._healer.log.take_metrics()
-        self._patiently(lambda: self._log.step(step, metrics, samples, trained_on), f"log of step {step}")
+        self._patiently(lambda: self._write(step, metrics, samples, trained_on), f"log of step {step}")
         self._progress.finish_step(metrics)
         self._last_metrics = metrics
         if last or done % config.checkpoint.every == 0 or (best and config.checkpoint.keep_best):
             with self._progress.phase("checkpoint"):
                 what = f"checkpoint after step {done}"
                 self._attempt("checkpoint", lambda: self._patiently(lambda: self._save(done, what), what))
+
+    def _write(self, step: int, metrics: dict[str, float], samples: list[Sample], trained_on: list[str]) -> None:
+        with self._storage.answering(f"log of step {step}"):
+            self._log.step(step, metrics, samples, trained_on)
 
     def _evaluate(self, done: int) -> list[Sample]:
         what = f"evaluation after step {done}"
@@ -256,7 +263,7 @@ class Coordinator:
         def waited(seconds: float) -> None:
             self._healer.log.add(Recovery("storage", self._step, what, [], "waited for the storage", seconds))
 
-        return patiently(action, self.config.recovery.storage_wait_s, what, waited)
+        return self._storage.patiently(action, what, waited)
 
     def _times(self, tokens: float) -> dict[str, float]:
         by_role = self._attempt("busy times", self._take_busy)
@@ -280,13 +287,16 @@ class Coordinator:
 
     def _save(self, done: int, what: str) -> None:
         """Checkpoint after `done` steps: beside the old ones, published by rename."""
-        sums = self._phases.save(self._store.begin(done), done, what)
-        self._store.publish(done, self.state_dict(done), sums)
-        self._saved = True
-        self._store.link("policy", done)
+        with self._storage.answering(what):
+            folder = self._store.begin(done)
+        sums = self._phases.save(folder, done, what)
+        with self._storage.answering(what):
+            self._store.publish(done, self.state_dict(done), sums)
+            self._saved = True
+            self._store.link("policy", done)
+            if self._best and self.config.checkpoint.keep_best:
+                self._store.link("best", self._best[0])
         self._log.now({"checkpoint/age_s": 0.0})
-        if self._best and self.config.checkpoint.keep_best:
-            self._store.link("best", self._best[0])
 
     def state_dict(self, done: int) -> dict[str, Any]:
         """What the next step depends on, apart from models: JSON."""
@@ -300,7 +310,8 @@ class Coordinator:
 
     def _load(self, step: int, folder: Path) -> None:
         """Restores a checkpoint into the actors and this process."""
-        state = self._store.read_state(folder)
+        with self._storage.answering(f"loading {folder.name}"):
+            state = self._store.read_state(folder)
         self._phases.load(folder)
         self._set_state(state)
         self._step = self._check_from = step

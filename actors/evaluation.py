@@ -14,6 +14,7 @@ from rayrl.evaluation.statistics import Estimate, by_prompt, mean_interval
 from rayrl.evaluation.versus import Contest, decide, win_metrics
 from rayrl.rewards.questions import asks_question
 from rayrl.tracking.rows import evaluation_path, read_samples, write_samples
+from rayrl.tracking.storage_wait import Storage
 from rayrl.types import Prompt, Sample
 
 logger = logging.getLogger(__name__)
@@ -38,25 +39,27 @@ class HeldOut:
         generation: Generation,
         scoring: Scoring,
         folder: Path,
+        storage: Storage,
         seed: int,
     ) -> None:
         self._prompts, self._config, self._seed = list(prompts), config, seed
         self._generation, self._scoring = generation, scoring
-        self._folder = folder
+        self._folder, self._storage = folder, storage
 
     def drop_after(self, num_trained: int) -> None:
         """Removes what an earlier start wrote after `num_trained` steps, as the log drops its rows."""
         keep = evaluation_path(self._folder, num_trained).name
-        for path in (self._folder / "evaluation").glob("step-*.jsonl"):
-            if path.name > keep:
-                path.unlink()
+        with self._storage.answering("evaluations of later steps"):
+            for path in (self._folder / "evaluation").glob("step-*.jsonl"):
+                if path.name > keep:
+                    path.unlink()
 
     def run(self, num_trained: int) -> list[Sample]:
         """Samples and scores after `num_trained` steps; taken from the folder where an earlier start made them."""
-        path = evaluation_path(self._folder, num_trained)
-        if path.exists():
-            return read_samples(path)
-        what = f"evaluation after step {num_trained}"
+        path, what = evaluation_path(self._folder, num_trained), f"evaluation after step {num_trained}"
+        with self._storage.answering(what):
+            if path.exists():
+                return read_samples(path)
         per_prompt = self._config.samples_per_prompt
         batch = self._generation.generate(
             self._prompts, per_prompt, (self._seed, EVALUATION_SEED, num_trained), what, num_texts=10**9
@@ -83,8 +86,9 @@ class HeldOut:
                     info.num_tokens,
                 )
             )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_samples(path, samples)
+        with self._storage.answering(what):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_samples(path, samples)
         return samples
 
     def metrics(self, samples: Sequence[Sample]) -> dict[str, float]:

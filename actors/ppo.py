@@ -42,6 +42,7 @@ from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
 from rayrl.tracking.recoveries import Recovery, RecoveryLog
 from rayrl.tracking.run_log import RunLog
+from rayrl.tracking.storage_wait import Storage
 
 
 def main(config_path: str) -> None:
@@ -107,7 +108,8 @@ def _run(
             crew, actors = start(config, rewards, inputs, placement)
         _begin_folder(config, folder, inputs)
         write_record(folder, data_read(config), session, first_step, config.transfer_backend, actors)
-        recoveries = RecoveryLog(folder)
+        storage = Storage(config.recovery.storage_wait_s)
+        recoveries = RecoveryLog(folder, storage)
         note_damaged(store, recoveries, first_step)
         if latest is not None:
             recoveries.add(Recovery("resumed", first_step, "start", [], "a new driver went on", 0.0, first_step))
@@ -125,11 +127,12 @@ def _run(
                 generation,
                 scoring,
                 WeightSync(crew.policy, config.sync, config.transfer_backend, config.rollout.tensor_parallel, patience),
-                HeldOut(inputs.heldout, config.evaluation, generation, scoring, folder, config.seed),
+                HeldOut(inputs.heldout, config.evaluation, generation, scoring, folder, storage, config.seed),
                 make_controller(config.algorithm.kl),
                 log,
                 progress,
                 store,
+                storage,
                 healer,
                 patience,
             )

@@ -39,6 +39,7 @@ from rayrl.tracking.checkpoints import CheckpointStore
 from rayrl.tracking.progress import Progress
 from rayrl.tracking.recoveries import RecoveryLog
 from rayrl.tracking.run_log import RunLog
+from rayrl.tracking.storage_wait import Storage
 from rayrl.types import Prompt, PromptRow
 
 START_S = 300.0
@@ -199,12 +200,13 @@ class SimulatedRun:
         """All steps; the last one's metrics."""
         config, crew = self.config, self.crew
         patience = Patience(config.cluster, config.recovery)
-        healer = Healer(crew, RecoveryLog(self.folder), config.recovery.max_per_step, START_S)
+        storage = Storage(config.recovery.storage_wait_s)
+        healer = Healer(crew, RecoveryLog(self.folder, storage), config.recovery.max_per_step, START_S)
         healer.learn_processes(crew.groups)
         generation = Generation(crew.engines, config.policy.ranks, patience)
         scoring = Scoring(config.rewards, crew.rewards, Mixture(config.rewards, config.mixture), patience)
         prompts = _prompts(2 * config.prompts_per_step)
-        heldout = HeldOut(prompts[:2], config.evaluation, generation, scoring, self.folder, config.seed)
+        heldout = HeldOut(prompts[:2], config.evaluation, generation, scoring, self.folder, storage, config.seed)
         with RunLog(self.folder, config.logging, console=self.timeline.console) as log:
             return Coordinator(
                 config,
@@ -219,6 +221,7 @@ class SimulatedRun:
                 log,
                 self.timeline,
                 CheckpointStore(self.folder, config.checkpoint.keep_last, config.checkpoint.keep_best),
+                storage,
                 healer,
                 patience,
             ).run()

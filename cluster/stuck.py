@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import os
 import signal
 import time
@@ -19,6 +20,8 @@ from pathlib import Path
 import ray
 from ray import exceptions as rex
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+logger = logging.getLogger(__name__)
 
 STACK_WAIT_S = 3.0
 """For the stack to come; a process in uninterruptible sleep never writes it."""
@@ -48,12 +51,14 @@ def end_stuck(process: Process, timeout_s: float) -> str | None:
     answer = _end_here.options(scheduling_strategy=on_its_node).remote(process.pid, process.stack_fd)
     try:
         return ray.get(answer, timeout=timeout_s) or None
-    except rex.RayError:
+    except rex.RayError as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        logger.warning("process %d, which hangs, couldn't be ended on its node: %s", process.pid, reason)
         ray.cancel(answer, force=True)
         return None
 
 
-@ray.remote(num_cpus=0, max_retries=0)
+@ray.remote(num_cpus=0, max_retries=3)  # an idle worker may end as it is given the task
 def _end_here(pid: int, stack_fd: int) -> str:
     if not _is_rays(pid):
         return ""

@@ -37,6 +37,7 @@ from rayrl.tracking.progress import Progress
 from rayrl.tracking.recoveries import RecoveryLog, read_recoveries
 from rayrl.tracking.rows import is_timing, read_rows, read_samples
 from rayrl.tracking.run_log import RunLog
+from rayrl.tracking.storage_wait import Storage
 from rayrl.types import Rollout, SourceScores
 
 ScoreOf = Callable[[Rollout], float | str]
@@ -92,7 +93,10 @@ class World:
         generation = Generation(crew.engines, settings.policy.ranks, patience)
         scoring = Scoring(settings.rewards, rewards, Mixture(settings.rewards, settings.mixture), patience)
         everything = prompts(24)
-        heldout = HeldOut(everything[20:], settings.evaluation, generation, scoring, self.folder, settings.seed)
+        storage = Storage(settings.recovery.storage_wait_s)
+        heldout = HeldOut(
+            everything[20:], settings.evaluation, generation, scoring, self.folder, storage, settings.seed
+        )
         console = Console(quiet=True)
         self.log = RunLog(self.folder, settings.logging, resume_step=first_step, console=console)
         self.store = CheckpointStore(self.folder, settings.checkpoint.keep_last, settings.checkpoint.keep_best)
@@ -110,7 +114,8 @@ class World:
             self.log,
             Progress(settings.steps, first_step=first_step, enabled=False, console=console),
             self.store,
-            Healer(crew, RecoveryLog(self.folder), settings.recovery.max_per_step, 60),
+            storage,
+            Healer(crew, RecoveryLog(self.folder, storage), settings.recovery.max_per_step, 60),
             patience,
         )
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from rayrl.config.ppo import ClusterConfig, RecoveryConfig
 from rayrl.errors import RunError
 from rayrl.heartbeat import beat
 from rayrl.tracking.recoveries import RecoveryLog, read_recoveries
+from rayrl.tracking.storage_wait import Storage
 from rayrl.types import Prompt, PromptRow, Rollout, RolloutInfo
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers can't import test modules
@@ -173,6 +176,28 @@ def test_the_stack_of_a_stopped_actor_is_read_and_the_actor_ended() -> None:
     assert end_stuck(process, 20) is None, "a pid that is free, or another's, is left alone"
 
 
+def test_a_stuck_actor_ends_though_the_first_helper_is_lost() -> None:
+    """Ray may give the task to an idle worker that is just about to end."""
+    worker = group("policy", 1)
+    process = ray.get(worker.handles[0].process.remote())
+    os.kill(process.pid, signal.SIGSTOP)
+    lost = threading.Thread(target=_kill_helper)
+    lost.start()
+    end_stuck(replace(process, stack_fd=0), 60)  # no stack comes, so that the helper waits for a while
+    lost.join()
+    assert not psutil.pid_exists(process.pid) or psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE
+
+
+def _kill_helper() -> None:
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        for one in psutil.process_iter(["cmdline"]):
+            if " ".join(one.info["cmdline"] or []).startswith("ray::_end_here"):
+                return one.kill()
+        time.sleep(0.05)
+    raise AssertionError("no helper was there")
+
+
 def generate(engines: Engines, healer: Healer | None, no_progress_s: float = 30.0) -> Batch:
     generation = Generation(engines, 1, patience(no_progress_s))
     if healer is not None:
@@ -194,7 +219,7 @@ def test_the_prompts_of_a_lost_engine_go_to_the_others(how: signal.Signals, tmp_
     some = group("rollout", 3, SlowEngine)
     ray.get(some.call("setup", 2.0))
     engines = Engines(some, 3, lambda part: part.call("setup", 0.0))
-    healer = Healer(crew(engines, group("policy", 1), group("reward:x", 1)), RecoveryLog(tmp_path), 3, 60)
+    healer = Healer(crew(engines, group("policy", 1), group("reward:x", 1)), RecoveryLog(tmp_path, Storage(1.0)), 3, 60)
     healer.learn_processes([some])
     victim = pid(some, 1)
     timer = time.monotonic()
@@ -297,7 +322,7 @@ def lost(healer: Healer, error: Exception, **kwargs: Any) -> Any:
 def test_what_is_replaced_after_which_loss(tmp_path: Path) -> None:
     policy, reward, engine = group("policy", 2), group("reward:x", 2), group("rollout", 1, SlowEngine)
     ours = crew(Engines(engine, 1), policy, reward)
-    healer = Healer(ours, RecoveryLog(tmp_path), 3, 60)
+    healer = Healer(ours, RecoveryLog(tmp_path, Storage(1.0)), 3, 60)
     assert lost(healer, RuntimeError("the loss is NaN")) is None, "nobody is lost: not for us"
 
     before, others = reward.by_name["reward:x[1]"], policy.handles
@@ -313,7 +338,7 @@ def test_what_is_replaced_after_which_loss(tmp_path: Path) -> None:
     assert not set(policy.handles) & set(others), "a group that lost a rank is new as a whole"
     assert healed.event.lost == ["policy[0]"]
 
-    never = Healer(ours, RecoveryLog(tmp_path), 0, 60)
+    never = Healer(ours, RecoveryLog(tmp_path, Storage(1.0)), 0, 60)
     lost(never, AnswerGone("lay on a node that is gone"))
     with pytest.raises(RunError, match="recovered 0 times"):  # no loss explains a second one
         lost(never, AnswerGone("lay on a node that is gone"))

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import ray
 from judge_cases import case, judge_config
@@ -25,6 +26,7 @@ from rayrl.errors import UserError
 from rayrl.feedback.judge_rater import judge_pairs
 from rayrl.feedback.pairs import Pair
 from rayrl.feedback.rubric_server import judge_prompt, served
+from rayrl.judge import service
 from rayrl.judge.client import EndpointRefused
 from rayrl.judge.prompts import answer_messages, pair_messages
 from rayrl.judge.service import JudgeService
@@ -65,6 +67,33 @@ def test_pairs_come_out_whole_through_a_killed_actor(cluster: None, tmp_path: Pa
         rows = {row.id: row for row in judge_pairs(pairs(40), again)}
         assert {row.id: row for row in found} == rows and len(server.requests) == requests
         assert requests <= again.spent().calls <= requests + 4, "one that was counted may have died before it was sent"
+
+
+def test_an_actor_that_hangs_is_ended_and_the_pairs_come_out(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "SILENT_S", 1.0)
+    with HostileServer(delay_s=0.02) as server:
+        judge = JudgeService(judge_config(server.url, tmp_path, concurrency=4))
+        pid = ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid()))
+        found, began = [], time.monotonic()
+        for comparison in judge_pairs(pairs(12), judge):
+            found.append(comparison)
+            if len(found) == 4:
+                os.kill(pid, signal.SIGSTOP)
+        assert time.monotonic() - began < 30
+        assert not psutil.pid_exists(pid)
+        assert sorted(row.id for row in found) == sorted(f"p{n}/0-1/judge:test-judge" for n in range(12))
+        assert {row.verdict for row in found} <= {"a", "b", "tie"}
+
+
+def test_a_slow_answer_isnt_a_hang(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "SILENT_S", 0.5)
+    with HostileServer(score=lambda texts: {"accuracy": 3, "conciseness": 4}, delay_s=3.0) as server:
+        judge = JudgeService(judge_config(server.url, tmp_path, timeout_s=10))
+        pid = ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid()))
+        assert judge.score_batch([case(0)[:2]], timeout_s=20.0)[0].value == 3.5
+        assert ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid())) == pid
 
 
 def test_services_of_one_cache_share_it_and_scores_come_in_order(cluster: None, tmp_path: Path) -> None:

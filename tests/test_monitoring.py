@@ -19,6 +19,7 @@ import pytest
 from rayrl.tracking.ray_metrics import METRICS
 from rayrl.tracking.recoveries import Recovery, RecoveryLog
 from rayrl.tracking.rows import read_rows
+from rayrl.tracking.storage_wait import Storage
 
 ROOT = Path(__file__).parent.parent
 DASHBOARD = ROOT / "rayrl/assets/grafana/rayrl.json"
@@ -89,7 +90,7 @@ def test_without_ray_nothing_is_recorded_and_ray_is_not_loaded(tmp_path: Path) -
 
 
 def test_recoveries_are_counted_by_cause(tmp_path: Path) -> None:
-    log = RecoveryLog(tmp_path)
+    log = RecoveryLog(tmp_path, Storage(1.0))
     for cause in ("died", "joined", "died"):
         log.add(Recovery(cause, 0, "generate", [], "", 1.5))  # type: ignore[arg-type]
     assert log.take_metrics() == {

@@ -18,6 +18,7 @@ from rayrl.evaluation.report import evenly, render_report, write_report
 from rayrl.evaluation.summary import build_summary, write_summary
 from rayrl.tracking.recoveries import Recovery, RecoveryLog
 from rayrl.tracking.rows import read_rows, read_samples, replace_rows, sample_row, write_samples
+from rayrl.tracking.storage_wait import Storage
 from rayrl.types import Sample
 
 ATTACK = "<script>alert(1)</script><img src=x onerror=\"document.title='owned'\">"
@@ -227,7 +228,7 @@ def test_a_run_that_goes_on_shows_what_it_has(tmp_path: Path) -> None:
 def test_recoveries_are_told(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", steps=6)
     assert "Recoveries" not in render_report(run)
-    log = RecoveryLog(run)
+    log = RecoveryLog(run, Storage(1.0))
     log.add(
         Recovery("hung", 3, "score", ["reward:<x>[0]"], "started again: reward:<x>[0]", 4.0, stacks=["stacks/a.txt"])
     )

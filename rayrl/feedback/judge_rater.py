@@ -36,7 +36,7 @@ def judge_pairs(pairs: Iterable[Pair], judge: JudgeService) -> Iterator[Comparis
             under_way[judge.submit(pair.prompt, pair.answer_a, pair.answer_b, pair.subject)] = pair
         if not under_way:
             return
-        done, _ = ray.wait(list(under_way), num_returns=1)
+        done = judge.wait(list(under_way), 1)
         pair = under_way.pop(done[0])
         try:
             found = judge.result(done[0])

@@ -2,20 +2,21 @@
 
 The actor owns the cache file (cache.py), whose path names it, and lives beside the process that first asks for it, as
 long as that process: the driver asks before workers do. Where it dies it starts again from the file, and calls that
-were under way are made again: answered ones from the cache. Clients differ by configuration: model, criteria, budget;
-those of one endpoint and the same limits keep to one pace.
+were under way are made again: answered ones from the cache. Where it hangs, whoever waits for it ends it. Clients
+differ by configuration: model, criteria, budget; those of one endpoint and the same limits keep to one pace.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrl.config.judge import EndpointConfig, JudgeConfig
@@ -28,6 +29,10 @@ from rayrl.judge.compare import AnswerScore, Judgement
 from rayrl.judge.prompts import Subject
 from rayrl.types import Message, PromptRow
 
+logger = logging.getLogger(__name__)
+
+SILENT_S = 60.0
+"""An owner that says nothing for so long hangs: it answers beside its calls, which wait for the endpoint."""
 _MAX_CALLS = 10_000
 """Calls that may wait in the actor; the clients bound what is sent."""
 _TRIES = 50
@@ -43,6 +48,9 @@ class JudgeOwner:
         self._store: Store | None = None
         self._clients: dict[str, JudgeClient] = {}
         self._paces: dict[tuple[Any, ...], Pace] = {}
+
+    async def answers(self) -> None:
+        """That it does."""
 
     async def check(self, config: EndpointConfig) -> Spent:
         """Opens what is needed to ask. Raises UserError where the cache or the key isn't there."""
@@ -113,11 +121,11 @@ class ModelService:
 
     def spent(self) -> Spent:
         """What all runs that share the cache have spent."""
-        return _get(self._actor.check.remote(self._config))
+        return self._get(self._actor.check.remote(self._config))
 
     def ask(self, messages: Sequence[Message]) -> str:
         """One answer of the model. Raises CallFailed, BudgetExceeded, EndpointRefused."""
-        return str(_get(self._actor.ask.remote(self._config, messages)))
+        return str(self._get(self._actor.ask.remote(self._config, messages)))
 
     def ask_batch(self, requests: Sequence[Sequence[Message]]) -> list[str | None]:
         """Answers to many requests, asked for at one time, in their order; None where there is none after all retries.
@@ -128,10 +136,41 @@ class ModelService:
         answers: list[str | None] = []
         for reference in pending:
             try:
-                answers.append(str(_get(reference)))
+                answers.append(str(self._get(reference)))
             except CallFailed:
                 answers.append(None)
         return answers
+
+    def wait(
+        self, references: Sequence[ray.ObjectRef], num_returns: int, timeout_s: float | None = None
+    ) -> list[ray.ObjectRef]:
+        """Those that are done, once there are `num_returns` of them or the time is up. Ends an owner that hangs."""
+        deadline = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
+        while True:
+            left = max(0.0, deadline - time.monotonic())
+            done, _ = ray.wait(list(references), num_returns=num_returns, timeout=min(left, SILENT_S))
+            left = deadline - time.monotonic()
+            if len(done) >= num_returns or left <= 0:
+                return done
+            self._end_if_silent(min(left, SILENT_S))
+
+    def _end_if_silent(self, limit_s: float) -> None:
+        try:
+            ray.get(self._actor.answers.remote(), timeout=limit_s)
+        except GetTimeoutError:
+            if limit_s >= SILENT_S:
+                logger.warning("the judge's actor says nothing for %.0f s: it is ended and starts again", limit_s)
+                ray.kill(self._actor, no_restart=False)
+        except RayActorError:
+            pass  # it is gone, which what is awaited will say
+
+    def _get(self, reference: ray.ObjectRef) -> Any:
+        """The actor's result; what it raised for the user, without Ray's traceback around it."""
+        self.wait([reference], 1)
+        try:
+            return ray.get(reference)
+        except RayTaskError as error:
+            raise error.as_instanceof_cause() if error.cause is None else error.cause from None
 
 
 class JudgeService(ModelService):
@@ -147,7 +186,7 @@ class JudgeService(ModelService):
 
     def result(self, reference: ray.ObjectRef) -> Judgement:
         """Raises EndpointRefused where no request would succeed."""
-        return _get(reference)
+        return self._get(reference)
 
     def score(self, prompt: PromptRow, answer: str) -> AnswerScore:
         """One answer's score from 0 to 10."""
@@ -164,9 +203,9 @@ class JudgeService(ModelService):
         Those that aren't there after `timeout_s` have no value; their answers still come, into the cache.
         """
         pending = [self._actor.score.remote(self.config, prompt, answer, scale) for prompt, answer in answers]
-        done = set(ray.wait(pending, num_returns=len(pending), timeout=timeout_s)[0]) if pending else set()
+        done = set(self.wait(pending, len(pending), timeout_s)) if pending else set()
         late = AnswerScore(None, reason=f"no score within {timeout_s} s")
-        return [_get(reference) if reference in done else late for reference in pending]
+        return [self._get(reference) if reference in done else late for reference in pending]
 
 
 def _join(path: str) -> Any:
@@ -184,11 +223,3 @@ def _join(path: str) -> Any:
         )
         .remote(path)
     )
-
-
-def _get(reference: ray.ObjectRef) -> Any:
-    """The actor's result; what it raised for the user, without Ray's traceback around it."""
-    try:
-        return ray.get(reference)
-    except RayTaskError as error:
-        raise error.as_instanceof_cause() if error.cause is None else error.cause from None

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from rayrl.tracking.rows import append_rows, open_rows, read_rows
+from rayrl.tracking.storage_wait import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -44,8 +45,8 @@ class Recovery:
 class RecoveryLog:
     """Writes them down, and counts for the metrics of a step."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, storage: Storage) -> None:
+        self._folder, self._storage = folder, storage
         self._new: list[Recovery] = []
         self._unwritten: list[Recovery] = []
 
@@ -54,7 +55,7 @@ class RecoveryLog:
         self._new.append(recovery)
         self._unwritten.append(recovery)
         try:
-            with open_rows(self._folder / FILE, "a") as file:
+            with self._storage.answering(FILE), open_rows(self._folder / FILE, "a") as file:
                 append_rows(file, [asdict(one) for one in self._unwritten])
         except OSError as error:  # the storage is what is waited for: the rows go with the next
             logger.warning("%s can't be written now: %s", FILE, error)
@@ -66,8 +67,9 @@ class RecoveryLog:
         folder = self._folder / STACKS
         path = folder / f"{time.strftime('%Y%m%d-%H%M%S')}-{name.replace(':', '-').replace('[', '-').rstrip(']')}.txt"
         try:
-            folder.mkdir(exist_ok=True)
-            path.write_text(text, encoding="utf-8")
+            with self._storage.answering(f"the stack of {name}"):
+                folder.mkdir(exist_ok=True)
+                path.write_text(text, encoding="utf-8")
         except OSError as error:
             logger.warning("the stack of %s can't be written: %s", name, error)
             return None

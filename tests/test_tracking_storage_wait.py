@@ -1,0 +1,122 @@
+"""Storage that never answers, which a FIFO that nobody reads stands for: opening it doesn't return."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rayrl.errors import RunError
+from rayrl.tracking.rows import evaluation_path
+from rayrl.tracking.storage_wait import Storage
+
+LIMIT = "from rayrl.tracking import storage_wait; storage_wait.SLOWEST_CALL_S = 1.0; "
+
+
+def python(code: str, *args: object) -> tuple[subprocess.CompletedProcess[str], float]:
+    """A process of its own, and its seconds."""
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-c", LIMIT + code, *map(str, args)], capture_output=True, text=True, timeout=60
+    )
+    return done, time.monotonic() - began
+
+
+def test_a_call_that_never_returns_ends_the_process(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gone")
+    code = """
+import sys
+try:
+    with storage_wait.Storage(2.0).answering("log of step 3"):
+        open(sys.argv[1], "w")
+finally:
+    print("closing the next file")
+"""
+    done, seconds = python(code, tmp_path / "gone")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr == (
+        "rayrl: log of step 3: the storage gave no answer for 2 s; the run stops here: bring it back, and the same "
+        "command goes on from the last checkpoint (recovery.storage_wait_s)\n"
+    )
+    assert 2 <= seconds < 10
+
+
+def test_a_long_call_that_gets_further_isnt_ended() -> None:
+    code = """
+import time
+from rayrl.heartbeat import beat
+with storage_wait.Storage(0.0).answering("going back"):
+    for _ in range(10):
+        time.sleep(0.3)
+        beat()
+time.sleep(1.5)  # nobody watches any more
+print("done")
+"""
+    done, seconds = python(code)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert seconds > 4.5
+
+
+def test_an_error_passes_and_ends_the_watch() -> None:
+    code = """
+import time
+try:
+    with storage_wait.Storage(0.0).answering("a file"):
+        raise OSError(28, "No space left on device")
+except OSError:
+    time.sleep(1.5)
+    print("waited for elsewhere")
+"""
+    done, _ = python(code)
+    assert (done.returncode, done.stdout) == (0, "waited for elsewhere\n")
+
+
+def test_what_isnt_the_storages_fault_isnt_tried_again() -> None:
+    tries = []
+
+    def action() -> None:
+        tries.append(1)
+        raise ValueError("no number")
+
+    with pytest.raises(ValueError, match="no number"):
+        Storage(60.0).patiently(action, "log of step 0", lambda seconds: None)
+    assert len(tries) == 1
+
+
+def test_one_that_stays_gone_is_an_error_in_time() -> None:
+    def action() -> None:
+        raise FileNotFoundError(2, "No such file or directory")
+
+    began = time.monotonic()
+    with pytest.raises(RunError, match=r"log of step 0: the storage failed for 1 s \(.*No such file"):
+        Storage(2.0).patiently(action, "log of step 0", lambda seconds: pytest.fail("it never worked"))
+    assert 1 <= time.monotonic() - began < 2
+
+
+def test_a_run_whose_storage_stops_answering_ends_and_leaves_no_process(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    code = f"""
+import sys
+from rayrl.cli import main
+sys.exit(main(["ppo", "tiny", "output_dir={run}", "steps=1", "evaluation.num_prompts=2", "recovery.storage_wait_s=0"]))
+"""
+    driver = subprocess.Popen([sys.executable, "-c", LIMIT + code], stderr=subprocess.PIPE, text=True)
+    while not (run / "config.yaml").exists():  # the actors are up
+        assert driver.poll() is None
+        time.sleep(0.05)
+    written = evaluation_path(run, 1)
+    written.parent.mkdir(exist_ok=True)
+    os.mkfifo(written.with_name(written.name + ".new"))
+    _, errors = driver.communicate(timeout=240)
+    assert driver.returncode == 1
+    assert "rayrl: evaluation after step 1: the storage gave no answer for 1 s; the run stops here" in errors
+    actors = json.loads((run / "run.json").read_text())["actors"]
+    assert len(actors) >= 5
+    left = [psutil.Process(actor["pid"]) for actor in actors.values() if psutil.pid_exists(actor["pid"])]
+    assert not psutil.wait_procs(left, timeout=60)[1]
