@@ -7,11 +7,9 @@ very same command, run as the job's driver; sending one to a cluster is in submi
 from __future__ import annotations
 
 import importlib
-import os
 from pathlib import Path
 
-SEALED_VARIABLE = "RAYRL_SEALED_ENV"
-"""The secrets of a submitted job (sealed.py)."""
+from cluster.sealed import open_env
 
 
 def run(module: str, config_path: Path | str) -> None:
@@ -19,8 +17,5 @@ def run(module: str, config_path: Path | str) -> None:
 
     A submitted job's secrets are in the environment by then.
     """
-    if SEALED_VARIABLE in os.environ:
-        from cluster.sealed import open_env
-
-        open_env()
+    open_env()
     importlib.import_module(module).main(str(config_path))
