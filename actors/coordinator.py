@@ -154,7 +154,9 @@ class Coordinator:
         engines = self.crew.engines
         self._phases.colocated("wake", "offload")
         engines.start_missing()
+        began = time.monotonic()
         new = engines.loaded() if len(engines.up) else engines.wait_for_one(what)
+        waited_s = time.monotonic() - began
         targets = engines.up.part(engines.up.ranks)
         targets.add(new)
         sent, dead = self._sync.push(targets, self._step, what)
@@ -165,7 +167,8 @@ class Coordinator:
         if len(alive):
             self._healer.learn_processes([alive])
             self._check_from = self._step
-            self._healer.log.add(Recovery("joined", self._step, "sync", [], f"{', '.join(alive.names)} joined", 0.0))
+            joined = f"{', '.join(alive.names)} joined"
+            self._healer.log.add(Recovery("joined", self._step, "sync", [], joined, waited_s))
         return sent if len(engines.up) else self.push(what)
 
     def _bring_engine(self, what: str) -> None:
@@ -203,6 +206,8 @@ class Coordinator:
         seconds = time.monotonic() - began
         back_to = self._step if healed.trainers else None
         self._healer.log.add(replace(healed.event, seconds=seconds, back_to=back_to))
+        back = "" if back_to is None else f", back to the weights after {back_to} steps"
+        logger.warning("step %d, %s: goes on after %.0f s: %s%s", step, phase, seconds, healed.event.action, back)
         if healed.trainers:
             raise WentBack
         return healed

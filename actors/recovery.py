@@ -121,9 +121,10 @@ class Healer:
         logger.warning("step %d, generate: %s", step, error)
         stacks = [path for name in names if hung and (path := self.end(name)) is not None]
         self._replace_engines(names)
-        action, seconds = "prompts went to other engines", time.monotonic() - began
+        others = "prompts went to other engines" if len(self._crew.engines.up) else "no other was left: waited for one"
+        seconds = time.monotonic() - began
         cause: Cause = "hung" if hung else "died"
-        self.log.add(Recovery(cause, step, "generate", names, action, seconds, stacks=stacks, time=noticed))
+        self.log.add(Recovery(cause, step, "generate", names, others, seconds, stacks=stacks, time=noticed))
 
     def note_lost_in_sync(self, names: Sequence[str], step: int) -> None:
         """Engines that died while weights were sent; the others have them."""

@@ -56,6 +56,11 @@ SPOT: Mapping[str, tuple[Mapping[str, str], Sequence[Mapping[str, str]]]] = {
     "karpenter": ({"karpenter.sh/capacity-type": "spot"}, []),
 }
 """Each provider's label and taint of spot nodes."""
+STAYS: Mapping[str, str] = {
+    "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+    "karpenter.sh/do-not-disrupt": "true",
+}
+"""Keeps a pod from being moved so that nodes can be emptied: to lose it costs the run a restart."""
 
 
 @dataclass(frozen=True)
@@ -214,6 +219,7 @@ def _worker_group(settings: Settings, group: WorkerGroup) -> dict[str, Any]:
     cpus, gpus = int(group.node.cpus), int(group.node.gpus)
     declared = {name: int(amount) for name, amount in group.node.custom.items()}
     place = settings.places.get(group.name, PodPlace())
+    stays = not group.autoscales and place.spot is None
     return {
         "groupName": group.name,
         # With fewer than all of these running the operator submits no job; the autoscaler adds the others.
@@ -221,7 +227,7 @@ def _worker_group(settings: Settings, group: WorkerGroup) -> dict[str, Any]:
         "minReplicas": group.min_nodes,
         "maxReplicas": group.max_nodes,
         "rayStartParams": {"num-cpus": str(cpus), "num-gpus": str(gpus), "resources": _declared(declared)},
-        "template": _template(settings, "ray-worker", place, cpus, gpus, drives=False),
+        "template": _template(settings, "ray-worker", place, cpus, gpus, drives=False, stays=stays),
     }
 
 
@@ -244,9 +250,20 @@ def _declared(resources: Mapping[str, int]) -> str:
 
 
 def _template(
-    settings: Settings, name: str, place: PodPlace, cpus: int, gpus: int, drives: bool, keeps_account: bool = False
+    settings: Settings,
+    name: str,
+    place: PodPlace,
+    cpus: int,
+    gpus: int,
+    drives: bool,
+    keeps_account: bool = False,
+    stays: bool = True,
 ) -> dict[str, Any]:
-    """A Ray pod. `drives`: the run's command starts in it. `keeps_account`: something in it talks to Kubernetes."""
+    """A Ray pod.
+
+    `drives`: the run's command starts in it. `keeps_account`: something in it talks to Kubernetes. `stays`: it is to
+    be left where it is.
+    """
     memory = place.memory_gb or max(GB_A_CPU * cpus, GB_A_GPU * gpus)
     shm = place.shm_gb or memory / 2
     amounts = {"cpu": str(cpus), "memory": f"{memory:g}Gi"} | ({settings.gpu_resource: str(gpus)} if gpus else {})
@@ -274,7 +291,7 @@ def _template(
     selector, tolerations = _placed(settings, place, gpus)
     spec |= {"nodeSelector": selector} if selector else {}
     spec |= {"tolerations": tolerations} if tolerations else {}
-    return {"spec": spec}
+    return {"metadata": {"annotations": dict(STAYS)}, "spec": spec} if stays else {"spec": spec}
 
 
 def _placed(settings: Settings, place: PodPlace, gpus: int) -> tuple[dict[str, str], list[dict[str, str]]]:

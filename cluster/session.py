@@ -31,8 +31,8 @@ JOB_DRIVER_VARIABLE = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 """Ray sets this (that is its whole name) and RAY_ADDRESS for the entry point of a submitted job, and only there."""
 HANDED_ON = ("RAYRL_ALLOW",)
 """What workers on a cluster that is joined are to know from the environment of the driver."""
-MAX_TEMP_DIR_BYTES = 40
-"""A Unix socket's path has 107 bytes; `/session_<date>_<pid>/sockets/plasma_store` takes 66 of them."""
+MAX_TEMP_DIR_BYTES = 39
+"""A Unix socket's path has 107 bytes; `/r/session_<date>_<pid>/sockets/plasma_store` takes 68 of them."""
 TEMP_DIR_MB = 256
 """Room that a session's logs and sockets need."""
 CLUSTER_VARIABLE = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
@@ -175,6 +175,7 @@ def temp_root(environ: Mapping[str, str], needed_mb: int = TEMP_DIR_MB) -> Path:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
         if root.stat().st_uid != os.getuid():  # somebody made it first, to read what lies in it
             raise CannotConnect(f"{root}, the folder for Ray's files, belongs to another user; {advice}")
+        root.chmod(0o700)
         with tempfile.TemporaryFile(dir=root) as probe:
             probe.write(b"0" * 4096)
     except OSError as error:
@@ -192,13 +193,14 @@ def _start(num_cpus: int | None, object_store_mb: int, quiet: Mapping[str, int])
         logger.warning("/dev/shm has no room for %d MB: the object store goes to disk and is slower", object_store_mb)
     root = temp_root(os.environ, TEMP_DIR_MB + (0 if in_memory else object_store_mb))
     _private_token()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers unless told not to
     try:
         ray.init(
             address="local",
             num_cpus=num_cpus,
             object_store_memory=object_store_mb << 20,
             include_dashboard=False,
-            _temp_dir=str(root),
+            _temp_dir=str(root / "r"),  # Ray opens its own folder to everybody; nobody comes to it
             **quiet,
         )
     except (OSError, RuntimeError, ValueError, RayError) as error:

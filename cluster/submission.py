@@ -257,7 +257,14 @@ class Jobs:
             ) from error
         except RuntimeError as error:  # "Request failed with status code 400: Traceback ..."
             lines = [line for line in str(error).splitlines() if line.strip(" .")]
-            raise ClusterError(f"{self.address}: {lines[-1].strip() if lines else type(error).__name__}") from error
+            hint = ""
+            if "No available agent" in str(error):
+                hint = (
+                    " (the head's agent isn't up: it may still start, or another Ray on that machine has its ports: "
+                    "ray start --dashboard-agent-listen-port)"
+                )
+            reason = lines[-1].strip() if lines else type(error).__name__
+            raise ClusterError(f"{self.address}: {reason}{hint}") from error
 
 
 class _Broken(Exception):

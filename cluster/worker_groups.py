@@ -23,6 +23,9 @@ MAX_GPUS = 8
 """GPUs of a node by default: what one machine usually has."""
 MAX_CPUS = 16
 """CPUs of a node without GPUs by default."""
+CPUS_A_GPU = 4
+"""CPUs of a node with GPUs by default, or what its ranks claim if that is more: Ray itself, compilation, tokenizers and
+loaders run beside the ranks."""
 PLENTY = 1000
 """How much of its custom resources a node declares: ranks take 1 each, and CPUs and GPUs are what runs out."""
 
@@ -49,6 +52,8 @@ class WorkerGroup:
     min_nodes: int
     max_nodes: int
     """As many as the smallest number unless the group autoscales."""
+    idle_gpus: int = 0
+    """GPUs that no rank claims when all ranks are there."""
 
     @property
     def autoscales(self) -> bool:
@@ -138,8 +143,9 @@ def _sized(name: str, members: _Members, size: Size) -> WorkerGroup:
     node = NodeResources(name, cpus, gpus, dict.fromkeys(sorted(resources), float(PLENTY)))
     needed = _count(name, members, node, [replace(spec, min_ranks=None) for spec in members.specs])
     roles = tuple(role.name for role in members.specs)
+    idle = max(0, max(needed, size.min_nodes or 0) * gpus - _devices(members.bundles))
     if size.min_nodes is None:
-        return WorkerGroup(name, roles, node, needed, needed)
+        return WorkerGroup(name, roles, node, needed, needed, idle)
     at_first = [replace(spec, ranks=spec.min_ranks or spec.ranks) for spec in members.specs]
     least = _count(name, members, node, at_first)
     if size.min_nodes < least:
@@ -150,7 +156,7 @@ def _sized(name: str, members: _Members, size: Size) -> WorkerGroup:
     most = size.max_nodes or max(needed, size.min_nodes)
     if most < max(needed, size.min_nodes):
         raise ValueError(f"worker group {name}: max_pods must be at least {max(needed, size.min_nodes)}, got {most}")
-    return WorkerGroup(name, roles, node, size.min_nodes, most)
+    return WorkerGroup(name, roles, node, size.min_nodes, most, idle)
 
 
 def _count(name: str, members: _Members, node: NodeResources, specs: Sequence[RoleSpec]) -> int:
@@ -181,10 +187,11 @@ def _gpus(members: _Members) -> int:
     most, devices = max(MAX_GPUS, largest), _devices(bundles)
     if devices <= most:
         return devices
-    if {bundle.gpu_units for bundle in bundles} != {bundles[0].gpu_units} or bundles[0].gpu_units < UNIT:
+    if {bundle.gpu_units for bundle in bundles} != {bundles[0].gpu_units}:
         return most
-    nodes = math.ceil(len(bundles) / (most // largest))
-    return math.ceil(len(bundles) / nodes) * largest
+    parts = devices // largest  # one a bundle, or a device of shares
+    nodes = math.ceil(parts / (most // largest))
+    return math.ceil(parts / nodes) * largest
 
 
 def _devices(bundles: Sequence[Bundle]) -> int:
@@ -201,7 +208,10 @@ def _devices(bundles: Sequence[Bundle]) -> int:
 
 
 def _cpus(members: _Members, gpus: int) -> int:
-    """CPUs of a node: what the ranks claim that its GPUs have room for, or all ranks where there are none."""
+    """CPUs of a node: what the ranks claim that its GPUs have room for, or all ranks where there are none.
+
+    With GPUs at least CPUS_A_GPU each.
+    """
     bundles = members.bundles
     largest = max(bundle.cpu_units for bundle in bundles)
     if members.come_and_go and not gpus:
@@ -211,7 +221,7 @@ def _cpus(members: _Members, gpus: int) -> int:
         with_gpu = [bundle.cpu_units for bundle in bundles if bundle.gpu_units]
         without = sum(bundle.cpu_units for bundle in bundles if not bundle.gpu_units)
         fitting = max(1, min(len(with_gpu), gpus * UNIT // per_bundle))
-        claimed = sum(sorted(with_gpu, reverse=True)[:fitting]) + without
+        claimed = max(sum(sorted(with_gpu, reverse=True)[:fitting]) + without, gpus * CPUS_A_GPU * UNIT)
     else:
         together = [
             sum(b.cpu_units for b in group.bundles) for group in members.groups if group.strategy == "STRICT_PACK"

@@ -232,6 +232,7 @@ def test_the_prompts_of_a_lost_engine_go_to_the_others(how: signal.Signals, tmp_
     (event,) = read_recoveries(tmp_path)
     assert (event.cause, event.lost) == ("hung" if how == signal.SIGSTOP else "died", ["rollout[1]"])
     assert bool(event.stacks) is (how == signal.SIGSTOP)
+    assert event.action == "prompts went to other engines"
     new = engines.wait_for_one("test")
     assert new.names == ["rollout[1]"]
     engines.join(new)
@@ -241,7 +242,11 @@ def test_the_prompts_of_a_lost_engine_go_to_the_others(how: signal.Signals, tmp_
 def test_where_no_engine_is_left_one_is_brought(tmp_path: Path) -> None:
     only = group("rollout", 1, SlowEngine)
     engines = Engines(only, 2, lambda part: part.call("setup", 0.0))
-    engines.drop(0)
+    healer = Healer(crew(engines, group("policy", 1), group("reward:x", 1)), RecoveryLog(tmp_path, Storage(1.0)), 3, 60)
+    ray.kill(only.handles[0])
+    healer.lose_engines(ActorLost("rollout[0] died", "rollout[0]", "step 3, generate"), 3)
+    (event,) = read_recoveries(tmp_path)
+    assert (event.lost, event.action) == (["rollout[0]"], "no other was left: waited for one")
     generation = Generation(engines, 1, patience(30.0))
     with pytest.raises(RunError, match="step 3: no engine is left"):
         generation.generate(prompts(4), 1, (0, 0), "step 3", 0)

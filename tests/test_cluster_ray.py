@@ -1,6 +1,7 @@
 """The parts that need Ray, on one real local cluster of four logical CPUs."""
 
 import os
+import stat
 import subprocess
 import sys
 import time
@@ -66,7 +67,8 @@ def test_session_is_private_and_reused(local_ray: Session) -> None:
     assert local_ray.local
     root = Path("/tmp") / f"rayrl-{os.getuid()}"
     folder = Path(ray._private.worker._global_node.get_session_dir_path())
-    assert folder.parent.name == root.name, "its files are under a folder of the user's own"
+    assert folder.parent.parent.name == root.name, "its files are under a folder of the user's own"
+    assert stat.S_IMODE(folder.parent.parent.stat().st_mode) == 0o700, "which Ray has left closed"
     assert os.environ["RAY_AUTH_MODE"] == "token"
     with connect("local") as inner:
         assert inner.address == local_ray.address

@@ -46,6 +46,9 @@ def test_temp_root_is_short_private_and_the_users_own(tmp_path: Path) -> None:
         assert root == short / f"rayrl-{os.getuid()}"
         assert stat.S_IMODE(root.stat().st_mode) == 0o700
         assert list(root.iterdir()) == []
+        root.chmod(0o777)  # as an earlier version left it
+        assert session.temp_root({"RAY_TMPDIR": str(short)}) == root
+        assert stat.S_IMODE(root.stat().st_mode) == 0o700
     finally:
         root.rmdir()
         short.rmdir()
@@ -55,7 +58,7 @@ def test_temp_root_is_short_private_and_the_users_own(tmp_path: Path) -> None:
 
 
 def test_longest_temp_root_leaves_room_for_sockets() -> None:
-    socket_path = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+    socket_path = "/r/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
     assert session.MAX_TEMP_DIR_BYTES + len(socket_path) <= 107
 
 

@@ -30,6 +30,7 @@ from kuberay_cases import (
     spot,
     trainer,
 )
+from pydantic import ValidationError
 
 from cluster.errors import DoesNotFit
 from cluster.fit import check_fits
@@ -37,6 +38,7 @@ from cluster.kuberay import MAX_NAME, valid_name
 from cluster.worker_groups import group_of_role
 from rayrl.cli import main
 from rayrl.commands.kuberay import rendered
+from rayrl.config.kubernetes import ImagesConfig, RedisConfig
 from rayrl.config.load import ConfigError, load
 from rayrl.config.ppo import PPOConfig
 from rayrl.placement import role_specs
@@ -155,6 +157,16 @@ def test_pods_are_limited_not_root_and_behind_a_token(case: Case) -> None:
 
 
 @every_case
+def test_nodes_are_not_emptied_of_pods_that_a_run_needs(case: Case) -> None:
+    cluster = ray_cluster(case())
+    stays = {"cluster-autoscaler.kubernetes.io/safe-to-evict": "false", "karpenter.sh/do-not-disrupt": "true"}
+    for found in [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]:
+        comes_and_goes = case is spot and found.get("groupName") == "rollout"
+        metadata = found["template"].get("metadata", {})
+        assert metadata.get("annotations") == (None if comes_and_goes else stays)
+
+
+@every_case
 def test_the_operator_itself_has_nothing_against_it(case: Case) -> None:
     """Rules of its validation.go that no schema holds."""
     _, ray = documents(case())
@@ -210,6 +222,72 @@ def test_with_redis_the_driver_leaves_the_head() -> None:
     assert "gcsFaultToleranceOptions" not in without["rayClusterSpec"] and "entrypointResources" not in without
 
 
+@pytest.mark.parametrize("workers", [{"min_pods": 2}, {"spot": "eks"}], ids=["autoscales", "spot"])
+def test_pods_that_autoscale_or_stand_on_spot_nodes_may_be_evicted(workers: dict[str, Any]) -> None:
+    sections = {"policy": trainer(1, model="org/model"), "critic": trainer(1), "recovery": {"min_engines": 2}}
+    engines = {"engines": 3, "gpus_per_engine": 1, "cpus_per_engine": 1}
+    config = run("a", {"workers": [{"name": "rollout", **workers}]}, **sections, rollout=engines)
+    assert "metadata" not in group(config, "rollout")["template"] and "metadata" in group(config, "policy")["template"]
+
+
+def test_a_pod_with_gpus_has_cpus_beside_its_ranks() -> None:
+    rollout = {"engines": 2, "gpus_per_engine": 1, "cpus_per_engine": 1}
+    config = run("a", {"workers": [{"name": "critic", "cpus": 9}]}, rollout=rollout, **TRAINERS)
+    found = {name: group(config, name) for name in ("policy", "critic", "rollout")}
+    limits = {name: pod(spec)["containers"][0]["resources"]["limits"]["cpu"] for name, spec in found.items()}
+    assert limits == {"policy": "16", "critic": "9", "rollout": "4"}
+    assert {name: spec["rayStartParams"]["num-cpus"] for name, spec in found.items()} == limits
+
+
+def header(config: PPOConfig, cluster_only: bool = False) -> list[str]:
+    """The lines of comment, bare."""
+    lines = rendered(config, cluster_only).partition("apiVersion")[0].splitlines()
+    assert all(line.startswith("#") for line in lines)
+    return [line.strip("# ") for line in lines]
+
+
+def test_the_header_lists_what_must_be_there_before() -> None:
+    def needed(config: PPOConfig) -> list[str]:
+        lines = header(config)
+        return lines[lines.index("Must be there before:") + 1 : lines.index("Then:") - 1]
+
+    claim = "PersistentVolumeClaim runs-of-everyone, ReadWriteMany"
+    cpu, gpu = (
+        f"image rayrl:{key} on the nodes: it names no registry (else set cluster.kubernetes.image.{key})"
+        for key in ("cpu", "gpu")
+    )
+    tiny = load(PPOConfig, "tiny", ["output_dir=/shared/runs/a", CLAIM])
+    assert needed(tiny) == [claim, cpu]
+    secrets = [f"Secret {secret}" for secret in ("judge, keys: key", "hub, keys: token", "wandb, keys: key")]
+    assert needed(eight_gpus()) == ["namespace medicine", claim, *secrets, cpu, gpu, "ServiceAccount runs"]
+    assert needed(one_gpu()) == [claim, cpu, gpu, "PriorityClass research", "Kueue's LocalQueue team"]
+    assert needed(four_nodes()) == [claim, "Secret redis, keys: password", cpu, gpu, "Redis redis:6379"]
+    secrets_of_one = [{"name": name, "secret": "hub", "key": key} for name, key in [("A", "a"), ("B", "b"), ("C", "a")]]
+    image = {"cpu": "registry.example/rayrl:cpu", "pull_secrets": ["registry"]}
+    assert needed(run("a", {"image": image, "secrets": secrets_of_one}, policy={"model": "org/model"})) == [
+        claim,
+        "Secret hub, keys: a, b",
+        "Secret registry to pull images with (kubernetes.io/dockerconfigjson)",
+        "image registry.example/rayrl:cpu, pushed",
+    ]
+
+
+def test_the_header_says_how_to_remove_everything() -> None:
+    (job,) = [line for line in header(eight_gpus()) if "delete -f" in line]
+    assert job.startswith("kubectl -n medicine delete -f THIS_FILE ") and "the ConfigMap goes too" in job
+    (cluster,) = [line for line in header(eight_gpus(), cluster_only=True) if " delete " in line]
+    assert cluster.startswith("kubectl -n medicine delete -f THIS_FILE ") and "nothing else ends it" in cluster
+
+
+def test_the_header_counts_idle_gpus() -> None:
+    rollout = {"engines": 4, "gpus_per_engine": 1, "cpus_per_engine": 1}
+    lines = header(run("a", {"workers": [{"name": "rollout", "gpus": 3}]}, rollout=rollout, **TRAINERS))
+    after = lines[lines.index("rollout: 2 x 12 CPU, 3 GPU: rollout") + 1]
+    assert after.startswith("idle GPUs: 2 (choose `gpus` or the ranks")
+    assert sum("idle GPUs" in line for line in lines) == 1
+    assert not any("idle GPUs" in line for line in header(four_nodes()))
+
+
 def test_custom_resources_reach_ray_start_through_the_operators_shell() -> None:
     params = group(spot(), "rollout")["rayStartParams"]
     command = " ".join(f"--{key}={value}" for key, value in params.items())  # as its convertParamMap writes it
@@ -230,6 +308,7 @@ def test_secrets_are_named_and_never_written(monkeypatch: pytest.MonkeyPatch) ->
         assert spec["serviceAccountName"] == "runs"
 
 
+TRAINERS = {"policy": trainer(1, 4, model="org/model"), "critic": trainer(1, 4)}
 KEY = "abcdefghijklmnopqrstuvwxyz"
 
 
@@ -301,12 +380,64 @@ def test_a_pod_too_small_for_a_rank_is_refused() -> None:
         ("workers=[{name: rollout, spott: gke}]", "did you mean 'cluster.kubernetes.workers.0.spot'"),
         ("workers=[{name: engines}]", "must be 'cpu', 'policy'"),
         ("head={memory_gb: 4, shm_gb: 4}", "shm_gb: 4 is taken off memory_gb"),
+        ("namespace=Bad_NS", "cluster.kubernetes.namespace: 'Bad_NS' can't be a namespace: lower case"),
+        (f"namespace={'a' * 64}", "63 at the most"),
+        ("namespace=a.b", "can't be a namespace"),
+        ("volume.claim=Runs_1", "cluster.kubernetes.volume.claim: 'Runs_1' can't be a name in Kubernetes"),
+        (f"volume.claim={'a' * 254}", "can't be a name in Kubernetes"),
+        ("volume.claim=a..b", "can't be a name in Kubernetes"),
+        ("service_account=Me", "'Me' can't be a name in Kubernetes"),
+        ("priority_class=very_high", "'very_high' can't be a name in Kubernetes"),
+        ("queue=-team", "'-team' can't be a name in Kubernetes"),
+        ("image.pull_secrets=[a b]", "'a b' can't be a name in Kubernetes"),
+        ("secrets=[{name: A, secret: A_B, key: b}]", "'A_B' can't be a name in Kubernetes"),
+        ("secrets=[{name: A, secret: a, key: b/c}]", "'b/c' can't be a key of a Secret"),
+        ("image.cpu=bad image", "cluster.kubernetes.image.cpu: 'bad image' can't be an image: write REGISTRY/NAME:TAG"),
+        ("image.gpu=registry.example/RayRL:gpu", "the name in lower case"),
+        ("redis.address=foo", "cluster.kubernetes.redis.address: write HOST:PORT"),
+        ("redis.address=foo:99999", "write HOST:PORT"),
+        ("redis.address=http://foo:6379", "name the Secret of a password"),
     ],
 )
 def test_a_wrong_section_is_refused(override: str, sentence: str, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["tiny", "output_dir=/shared/runs/a", CLAIM, f"cluster.kubernetes.{override}"]
     assert main(["kuberay", "render", *arguments]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("image", "good"),
+    [
+        ("rayrl", True),
+        ("rayrl:cpu", True),
+        ("org/a_b/c__d-e.f:1.0_RC", True),
+        ("Registry.example:5000/org/rayrl:cpu", True),
+        ("localhost/rayrl", True),
+        ("[::1]:5000/rayrl", True),
+        (f"ghcr.io/org/rayrl:cpu@sha256:{'0a' * 32}", True),
+        ("", False),
+        ("Rayrl:cpu", False),
+        ("Org/rayrl", False),
+        ("rayrl:", False),
+        ("rayrl:a:b", False),
+        ("rayrl@sha256:0", False),
+        ("https://registry.example/rayrl", False),
+        ("a//b", False),
+        ("-a", False),
+        ("rayrl:cpu\n", False),
+    ],
+)
+def test_images_are_references(image: str, good: bool) -> None:
+    if good:
+        assert ImagesConfig(cpu=image).cpu == image
+    else:
+        with pytest.raises(ValidationError, match="can't be an image"):
+            ImagesConfig(cpu=image)
+
+
+@pytest.mark.parametrize("address", ["redis:6379", "rediss://redis-1.x.svc:6380", "10.0.0.1:1", "[fd00::1]:6379"])
+def test_redis_addresses(address: str) -> None:
+    assert RedisConfig(address=address).address == address
 
 
 def test_the_command_writes_a_file_or_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

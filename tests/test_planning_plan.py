@@ -129,6 +129,12 @@ def test_cpu_roles_add_up_in_their_nodes_memory() -> None:
         ({"rollout": {"gpu_memory_utilization": 0.15}}, "1x3xH100", "rollout.gpu_memory_utilization=0.2"),
         ({"policy": {"ranks": 8}, "critic": {"ranks": 8}}, "1x8xH100", "2 more nodes"),
         ({"rollout": {"tensor_parallel": 3}}, "1x8xH100", None),
+        ({"policy": {"cpus_per_rank": 4}}, "1x3xH100:4", "policy.cpus_per_rank=0.5"),
+        (
+            {"policy": {"cpus_per_rank": 1}, "critic": {"cpus_per_rank": 1}, "rollout": {"cpus_per_engine": 1}},
+            "1x3xH100:2",
+            "policy.cpus_per_rank=0.5 critic.cpus_per_rank=0.5 rollout.cpus_per_engine=0.5",
+        ),
     ],
 )
 def test_the_smallest_change_makes_it_fit(sections: dict[str, Any], spec: str, change: str | None) -> None:
@@ -217,6 +223,16 @@ def test_a_plan_that_does_not_fit_ends_with_3_and_says_what_would(capsys: pytest
     assert cli.main([*argv[:-2], "policy.micro_batch_size=4", "critic.micro_batch_size=4"]) == 0
 
 
+def test_gpus_that_nobody_asks_for_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plan", "tiny", "--cluster", "1x8xH100"]) == 0
+    assert "no role asks for a GPU: policy.gpus_per_rank" in capsys.readouterr().out
+    assert cli.main(["plan", "tiny", "--cluster", "1x8xH100", "policy.gpus_per_rank=1"]) == 0
+    assert "no role asks for a GPU" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        cli.main(["plan"])
+    assert "required: SOURCE\n" in capsys.readouterr().err
+
+
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plan", "llama-70b", "--cluster", "2x8xH100", "--json"]) == 3
     data = json.loads(capsys.readouterr().out)
@@ -239,6 +255,11 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
         (["tiny", "--cluster", "1x0xH100"], "'1x0xH100': a node without GPUs is written 1x0xCPU:64"),
         (["tiny", "--cluster", "1x8xCPU:64"], "'1x8xCPU:64': CPU nodes have 0 GPUs"),
         (["tiny", "--cluster", "1x0xCPU"], "doesn't say how many CPUs: write 1x0xCPU:64, say"),
+        (
+            ["tiny", "--tokens", "300:25"],
+            "--tokens 300:25: a mean of 25 is more than the longest, rollout.max_new_tokens (24)",
+        ),
+        (["doctorglm"], "no file and no preset is called 'doctorglm'; it is a preset of `rayrl pipeline`; presets: "),
         (["tiny", "--shape", "critic="], "--shape critic=: write a shape, as in --shape 13b, or ROLE=SHAPE"),
         (["tiny", "--shape", "13x"], "no folder and no known shape is called '13x'"),
         (["tiny", "--tokens", "300"], "--tokens 300: write the mean lengths of a prompt and an answer"),

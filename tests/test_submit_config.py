@@ -129,6 +129,10 @@ def test_what_a_run_reads_goes_along_or_is_refused(tmp_path: Path, monkeypatch: 
     assert prepared(*base, "data.prompts=/data/on/the/cluster.jsonl").inputs == ()
     with pytest.raises(UserError, match=r"^data\.prompts: \.\./elsewhere\.jsonl lies outside of the working directory"):
         prepared(*base, "data.prompts=../elsewhere.jsonl")
+    with pytest.raises(UserError, match=r"^data\.prompts: \.\./gone\.jsonl lies outside of the working directory"):
+        prepared(*base, "data.prompts=../gone.jsonl")
+    with pytest.raises(UserError, match=r"^data\.prompts: there is no data/gone\.jsonl in the working directory"):
+        prepared(*base, "data.prompts=data/gone.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def test_roles_stand_by_device_and_by_whose_bundles_they_share() -> None:
         "reference": "cpu",
         "judge": "cpu",
     }
-    assert shapes(*roles) == {"policy": (1, 4, 2), "rollout": (3, 2, 1), "reward": (1, 2, 1), "cpu": (1, 1, 0)}
+    assert shapes(*roles) == {"policy": (1, 8, 2), "rollout": (3, 4, 1), "reward": (1, 4, 1), "cpu": (1, 1, 0)}
     assert (kind("reward:model"), kind("policy"), pin_name("cpu")) == ("reward", "policy", "cpu-pod")
 
 
@@ -66,7 +66,8 @@ def test_without_gpus_only_ranks_that_come_and_go_stand_apart() -> None:
         (2, 16, "PACK", 2, 16),
         (3, 0.6, "PACK", 1, 3),  # a share lies on one device
         (4, 0.5, "PACK", 1, 2),
-        (9, 0.6, "PACK", 2, 8),
+        (9, 0.6, "PACK", 2, 5),
+        (20, 0.5, "PACK", 2, 5),
         (4, 1, "STRICT_SPREAD", 4, 1),
         (12, 1, "STRICT_PACK", 1, 12),
     ],
@@ -80,7 +81,11 @@ def test_cpus_of_a_node() -> None:
     assert shapes(spec("policy", 5, 8), cpu=Size(cpus=40)) == {"cpu": (1, 40, 0)}
     assert shapes(spec("policy", 1, 20)) == {"cpu": (1, 20, 0)}
     assert shapes(spec("policy", 5, 8, strategy="STRICT_PACK")) == {"cpu": (1, 40, 0)}
-    assert shapes(spec("policy", 4, 2, 1), policy=Size(gpus=2)) == {"policy": (2, 4, 2)}
+    # With GPUs 4 a GPU, unless ranks claim more or the user says otherwise.
+    assert shapes(spec("policy", 4, 0.5, 1)) == {"policy": (1, 16, 4)}
+    assert shapes(spec("policy", 4, 6, 1)) == {"policy": (1, 24, 4)}
+    assert shapes(spec("rollout", 2, 1, 2, come_and_go=True)) == {"rollout": (2, 8, 2)}
+    assert shapes(spec("policy", 4, 2, 1), policy=Size(gpus=2)) == {"policy": (2, 8, 2)}
     assert shapes(spec("policy", 4, 2, 1), policy=Size(gpus=4, cpus=4)) == {"policy": (2, 4, 4)}
 
 
@@ -101,6 +106,23 @@ def test_a_group_autoscales_between_what_must_and_what_may_be_there() -> None:
         group_of(engines, Size(min_nodes=1))
     with pytest.raises(ValueError, match="max_pods must be at least 6, got 3"):
         group_of(engines, Size(min_nodes=2, max_nodes=3))
+
+
+@pytest.mark.parametrize(
+    ("ranks", "gpus", "size", "idle"),
+    [
+        (4, 1, Size(), 0),
+        (4, 1, Size(gpus=3), 2),
+        (4, 1, Size(gpus=2, min_nodes=1), 0),
+        (4, 1, Size(gpus=2, min_nodes=1, max_nodes=9), 0),  # pods that nobody asks for aren't there
+        (4, 1, Size(min_nodes=5), 1),
+        (4, 2, Size(gpus=3), 4),
+        (4, 0.5, Size(gpus=2), 0),
+        (3, 0.6, Size(gpus=2), 1),
+    ],
+)
+def test_gpus_without_a_rank_are_counted(ranks: int, gpus: float, size: Size, idle: int) -> None:
+    assert group_of([spec("rollout", ranks, 1, gpus, min_ranks=1)], size).idle_gpus == idle
 
 
 def test_one_resource_names_one_group() -> None:

@@ -26,6 +26,8 @@ READ = {
 }  # fmt: skip
 """Keys that may name a file or folder that a run reads, or hold a list of such; the others are hub names, built-ins."""
 _LONGEST_PATH = 4096
+_FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".yaml", ".zst", ".gz")
+"""Endings of what can only be a file."""
 
 
 @dataclass(frozen=True)
@@ -94,16 +96,21 @@ def _is_relative(path: str) -> bool:
 
 
 def _is_input(key: str, value: str) -> bool:
-    """Whether the value names something in the working directory. Raises UserError where it lies elsewhere."""
+    """Whether the value names something in the working directory.
+
+    Raises UserError where it lies elsewhere, or is a file's name and there is no such file.
+    """
     if not READ & set(key.split(".")[-2:]) or len(value) > _LONGEST_PATH or not _is_relative(value):
         return False
     try:
         there = Path(value).exists()
     except (OSError, ValueError):  # a text that can't be a path
         return False
-    if there and not Path(value).resolve().is_relative_to(Path.cwd().resolve()):
+    if (there or value.endswith(_FILES)) and not Path(value).resolve().is_relative_to(Path.cwd().resolve()):
         raise UserError(
             f"{key}: {value} lies outside of the working directory {Path.cwd()}, which is what a job takes along: name "
             "a path that the cluster sees, or another --working-dir"
         )
+    if not there and value.endswith(_FILES):
+        raise UserError(f"{key}: there is no {value} in the working directory {Path.cwd()}, so the job won't have it")
     return there

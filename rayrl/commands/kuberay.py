@@ -221,12 +221,16 @@ def _missing_secrets(config: PPOConfig, kubernetes: KubernetesConfig) -> Iterato
 
 
 def _comment(settings: Settings, groups: list[WorkerGroup], job: Job | None) -> list[str]:
-    """The first lines of the file: what it is, how to use it, who runs where."""
+    """The first lines of the file: what it is, what it needs, how to use it, who runs where."""
     kind = "RayCluster" if job is None else "RayJob"
     name, kubectl = settings.name, "kubectl" + (f" -n {settings.namespace}" if settings.namespace else "")
     lines = [
         f"{kind} {name}, by `rayrl kuberay render`, for KubeRay 1.7, Ray {settings.ray_version} (docs/kubernetes.md).",
         "",
+        "Must be there before:",
+        *(f"  {needed}" for needed in _needed(settings, groups)),
+        "",
+        "Then:",
         f"  {kubectl} apply -f THIS_FILE",
     ]
     if job is None:
@@ -235,7 +239,6 @@ def _comment(settings: Settings, groups: list[WorkerGroup], job: Job | None) -> 
             f"  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$({kubectl} get secret {name} "
             "-o jsonpath='{.data.auth_token}' | base64 -d)",
             "  ray job submit --address http://127.0.0.1:8265 -- rayrl ppo /etc/rayrl/config.yaml",
-            f"  {kubectl} delete raycluster {name}    # nothing else ends it",
         ]
     else:
         lines += [
@@ -243,11 +246,15 @@ def _comment(settings: Settings, groups: list[WorkerGroup], job: Job | None) -> 
             f"  {kubectl} logs -f job/{name}",
             f"  {kubectl} delete rayjob {name}    # then apply again: the run resumes from {settings.mount}",
         ]
+    what = "removes everything" if job else "nothing else ends it"
+    lines.append(f"  {kubectl} delete -f THIS_FILE    # {what}; the ConfigMap goes too, the volume stays")
     lines += ["", "Worker groups (pods x what one has: roles):"]
     for group in groups:
         pods = f"{group.min_nodes} to {group.max_nodes}" if group.autoscales else f"{group.min_nodes}"
         gpus = f", {group.node.gpus:g} GPU" if group.node.gpus else ""
         lines.append(f"  {group.name}: {pods} x {group.node.cpus:g} CPU{gpus}: {', '.join(group.roles)}")
+        if group.idle_gpus:
+            lines.append(f"    idle GPUs: {group.idle_gpus} (choose `gpus` or the ranks so that pods are full)")
     if settings.redis_address is None:
         lines += ["", "Without Redis the head's loss ends the cluster, and the next one resumes the run: no"]
         lines += ["gcsFaultToleranceOptions. Probes are the operator's own."]
@@ -257,3 +264,32 @@ def _comment(settings: Settings, groups: list[WorkerGroup], job: Job | None) -> 
             "Ray's control store lies in Redis; the driver has a pod of its own. Probes are the operator's own.",
         ]
     return lines
+
+
+def _needed(settings: Settings, groups: list[WorkerGroup]) -> Iterator[str]:
+    """What the manifests name and don't make."""
+    if settings.namespace:
+        yield f"namespace {settings.namespace}"
+    yield f"PersistentVolumeClaim {settings.claim}, ReadWriteMany"
+    keys: dict[str, list[str]] = {}
+    for entry in [*settings.secrets.values(), *([settings.redis_password] if settings.redis_password else [])]:
+        keys.setdefault(entry.secret, []).append(entry.key)
+    for secret, names in keys.items():
+        yield f"Secret {secret}, keys: {', '.join(dict.fromkeys(names))}"
+    for secret in settings.pull_secrets:
+        yield f"Secret {secret} to pull images with (kubernetes.io/dockerconfigjson)"
+    images = {"cpu": settings.cpu_image}
+    if any(group.node.gpus for group in groups):
+        images["gpu"] = settings.gpu_image
+    for key, image in images.items():
+        if "/" in image:
+            yield f"image {image}, pushed"
+        else:
+            yield f"image {image} on the nodes: it names no registry (else set cluster.kubernetes.image.{key})"
+    named = {
+        "Redis": settings.redis_address,
+        "ServiceAccount": settings.service_account,
+        "PriorityClass": settings.priority_class,
+        "Kueue's LocalQueue": settings.queue,
+    }
+    yield from (f"{kind} {name}" for kind, name in named.items() if name)

@@ -24,7 +24,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Plans a PPO run and starts nothing. Ends with 0 where everything fits, with 3 where it doesn't.",
     )
     plan.add_argument("source", metavar="SOURCE", help="YAML file, or a preset of `rayrl ppo`")
-    plan.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="e.g. policy.zero_stage=3")
+    plan.add_argument("overrides", metavar="KEY=VALUE", nargs="*", default=[], help="e.g. policy.zero_stage=3")
     plan.add_argument(
         "--cluster",
         metavar="SPEC",
@@ -57,7 +57,8 @@ def _plan(args: argparse.Namespace) -> int:
     from rayrl.planning.table import as_data, lines
 
     config = load(PPOConfig, args.source, args.overrides)
-    lengths = None if args.tokens is None else _lengths(args.tokens)
+    longest = (config.rollout.max_prompt_tokens, config.rollout.max_new_tokens)
+    lengths = None if args.tokens is None else _lengths(args.tokens, longest)
     shapes = find_shapes(config, _stated(args.shape))
     plan = make_plan(config, shapes, _machines(args.cluster, config))
     change = None if plan.fits else smallest_change(plan)
@@ -90,8 +91,12 @@ def _stated(shapes: list[str]) -> dict[str, str]:
     return stated
 
 
-def _lengths(text: str) -> tuple[int, int]:
+def _lengths(text: str, longest: tuple[int, int]) -> tuple[int, int]:
     prompt, colon, answer = text.partition(":")
     if not (colon and prompt.isdecimal() and answer.isdecimal() and int(prompt) and int(answer)):
         raise UserError(f"--tokens {text}: write the mean lengths of a prompt and an answer, as in --tokens 300:150")
-    return int(prompt), int(answer)
+    lengths = int(prompt), int(answer)
+    for key, mean, limit in zip(("max_prompt_tokens", "max_new_tokens"), lengths, longest, strict=True):
+        if mean > limit:
+            raise UserError(f"--tokens {text}: a mean of {mean} is more than the longest, rollout.{key} ({limit})")
+    return lengths

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import AfterValidator, Field, PositiveFloat, PositiveInt, field_validator, model_validator
 
 from rayrl.config.strict import Strict
 
@@ -18,22 +18,65 @@ GroupName = Literal["cpu", "policy", "critic", "reference", "reward", "rollout"]
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SECRETIVE = re.compile(r"(KEY|TOKEN|PASSWORD|SECRET|CREDENTIALS?)$", re.IGNORECASE)
 _OF_THE_OPERATOR = re.compile(r"RAY_AUTH_|RAY_REDIS_ADDRESS$|REDIS_")
+_LABEL = r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?"
+_SUBDOMAIN = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_SECRET_KEY = re.compile(r"[A-Za-z0-9._-]{1,253}")
+_IMAGE_PART = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
+_IMAGE = re.compile(
+    r"(?:(?=[^/]*[.:]|localhost/)(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(?::[0-9]+)?/)?"  # a registry
+    rf"{_IMAGE_PART}(?:/{_IMAGE_PART})*(?::\w[\w.-]{{0,127}})?(?:@[a-z0-9]+:[0-9a-f]{{32,}})?",
+    re.ASCII,
+)
+_ADDRESS = re.compile(r"(?:rediss?://)?(?:[A-Za-z0-9][A-Za-z0-9.-]*|\[[0-9A-Fa-f:]+\]):([0-9]{1,5})")
+
+
+def _label(name: str | None) -> str | None:
+    """A namespace's name (RFC 1123 label)."""
+    if name is not None and (len(name) > 63 or not re.fullmatch(_LABEL, name)):
+        raise ValueError(
+            f"{name!r} can't be a namespace: lower case, digits and -, a letter or digit first and last, 63 at the most"
+        )
+    return name
+
+
+def _object_name(name: str | None) -> str | None:
+    """The name of most things in Kubernetes (RFC 1123 subdomain)."""
+    if name is not None and (len(name) > 253 or not _SUBDOMAIN.fullmatch(name)):
+        raise ValueError(
+            f"{name!r} can't be a name in Kubernetes: lower case, digits, - and ., a letter or digit first and last"
+        )
+    return name
+
+
+def _secret_key(key: str) -> str:
+    if not _SECRET_KEY.fullmatch(key):
+        raise ValueError(f"{key!r} can't be a key of a Secret: letters, digits, -, _ and .")
+    return key
+
+
+def _image(image: str) -> str:
+    if not _IMAGE.fullmatch(image):
+        raise ValueError(f"{image!r} can't be an image: write REGISTRY/NAME:TAG, the name in lower case, no spaces")
+    return image
+
+
+_Name = Annotated[str, AfterValidator(_object_name)]
+_NameOrNull = Annotated[str | None, AfterValidator(_object_name)]
+_Image = Annotated[str, AfterValidator(_image)]
 
 
 class ImagesConfig(Strict):
     """Images built by docker/Dockerfile, with the same Ray."""
 
-    cpu: str = Field("rayrl:cpu", min_length=1, description="Of the head and of pods without a GPU.")
-    gpu: str = Field("rayrl:gpu", min_length=1, description="Of pods with GPUs.")
-    pull_secrets: list[str] = Field([], description="Names of Secrets for a private registry.")
+    cpu: _Image = Field("rayrl:cpu", description="Of the head and of pods without a GPU.")
+    gpu: _Image = Field("rayrl:gpu", description="Of pods with GPUs.")
+    pull_secrets: list[_Name] = Field([], description="Names of Secrets for a private registry.")
 
 
 class VolumeConfig(Strict):
     """The volume that all pods share. The run's folder lies on it, so a new cluster resumes the run."""
 
-    claim: str = Field(
-        min_length=1, description="Name of a PersistentVolumeClaim that many nodes may write (ReadWriteMany)."
-    )
+    claim: _Name = Field(description="Name of a PersistentVolumeClaim that many nodes may write (ReadWriteMany).")
     mount: str = Field("/shared", description="Where pods see it; `output_dir` and local paths lie below.")
 
     @field_validator("mount")
@@ -48,8 +91,8 @@ class VolumeConfig(Strict):
 class SecretKeyConfig(Strict):
     """A value in a Kubernetes Secret, by reference."""
 
-    secret: str = Field(min_length=1, description="Name of the Secret.")
-    key: str = Field(min_length=1, description="Key in it.")
+    secret: _Name = Field(description="Name of the Secret.")
+    key: Annotated[str, AfterValidator(_secret_key)] = Field(description="Key in it.")
 
 
 class SecretVariableConfig(SecretKeyConfig):
@@ -66,8 +109,16 @@ class SecretVariableConfig(SecretKeyConfig):
 class RedisConfig(Strict):
     """Where Ray's control store keeps its state, so that the cluster outlives its head."""
 
-    address: str = Field(min_length=1, description="HOST:PORT of a Redis that is there.")
+    address: str = Field(description="HOST:PORT of a Redis that is there; with TLS rediss://HOST:PORT.")
     password: SecretKeyConfig | None = Field(None, description="Its password, by reference.")
+
+    @field_validator("address")
+    @classmethod
+    def _host_and_port(cls, address: str) -> str:
+        found = _ADDRESS.fullmatch(address)
+        if found is None or not 0 < int(found[1]) < 65536:  # not repeated: it may hold a password
+            raise ValueError("write HOST:PORT, as in redis:6379, and name the Secret of a password in `password`")
+        return address
 
 
 class TolerationConfig(Strict):
@@ -83,7 +134,9 @@ class PodConfig(Strict):
     """Size and place of a pod; requests equal limits."""
 
     cpus: PositiveInt | None = Field(
-        None, description="CPUs a pod. By default the head has 2, others what their ranks claim (`cpu`: up to 16)."
+        None,
+        description="CPUs a pod. By default the head has 2, a pod with GPUs 4 a GPU or what its ranks claim, whichever "
+        "is more, others what their ranks claim (`cpu`: up to 16).",
     )
     memory_gb: PositiveFloat | None = Field(
         None, description="GiB a pod; by default 4 a CPU or 64 a GPU, whichever is more: set it by the models' sizes."
@@ -130,7 +183,9 @@ class KubernetesConfig(Strict):
 
     volume: VolumeConfig = Field(description="The shared volume.")
     name: str | None = Field(None, description="Of the RayJob; by default the last part of `output_dir`.")
-    namespace: str | None = Field(None, description="Kubernetes namespace; null leaves it to kubectl.")
+    namespace: Annotated[str | None, AfterValidator(_label)] = Field(
+        None, description="Kubernetes namespace; null leaves it to kubectl."
+    )
     image: ImagesConfig = Field(default_factory=ImagesConfig, description="Images.")
     head: PodConfig = Field(default_factory=PodConfig, description="The head: control store, dashboard, driver.")
     workers: list[WorkersConfig] = Field([], description="Worker groups that differ from the defaults.")
@@ -138,9 +193,9 @@ class KubernetesConfig(Strict):
     secrets: list[SecretVariableConfig] = Field([], description="Environment variables from Secrets.")
     env: dict[str, str] = Field({}, description="Further environment variables of the Ray pods; no secrets.")
     redis: RedisConfig | None = Field(None, description="For fault tolerance of Ray's control store; null: none.")
-    service_account: str | None = Field(None, description="Service account of the pods.")
-    priority_class: str | None = Field(None, description="PriorityClass of the pods.")
-    queue: str | None = Field(None, description="Kueue's local queue that admits the job.")
+    service_account: _NameOrNull = Field(None, description="Service account of the pods.")
+    priority_class: _NameOrNull = Field(None, description="PriorityClass of the pods.")
+    queue: _NameOrNull = Field(None, description="Kueue's local queue that admits the job.")
     retries: int = Field(3, ge=0, description="New clusters after a failure; each resumes from the shared volume.")
     ttl_s: int = Field(600, ge=0, description="Seconds after the end until the cluster is removed.")
     deadline_s: PositiveInt | None = Field(None, description="Seconds after which the job is ended; null: none.")

@@ -106,6 +106,9 @@ def _locate(source: str, command: str) -> Path:
         raise ConfigError(f"{source} is a folder; name a YAML file or a preset ({', '.join(known)})")
     near = difflib.get_close_matches(path.stem, known, n=1, cutoff=0.5)
     hint = f"did you mean the preset {near[0]!r}?" if near else f"presets: {', '.join(known)}"
+    others = [path.parent.name for path in sorted(PRESETS_DIR.glob("*/*.yaml")) if path.stem == source]
+    if others:
+        hint = f"it is a preset of {' and '.join(f'`rayrl {other}`' for other in others)}; {hint}"
     raise ConfigError(f"no file and no preset is called {source!r}; {hint}")
 
 

@@ -23,6 +23,7 @@ from rayrl.planning.plan import Plan, make_plan
 MOST_NODES = 64
 """That are tried on top of what is described."""
 UTILIZATIONS = (0.95, 0.9, 0.85, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2)
+FEWER_CPUS = (0.5, 0.25)
 CACHES_GB = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 
 
@@ -183,16 +184,19 @@ def _of_engines(config: PPOConfig, on_gpu: bool) -> Iterator[Change]:
 
 
 def _fewer_cpus(config: PPOConfig) -> Iterator[Change]:
-    """Half a CPU, which is enough where roles share cores, in place of more."""
+    """Half a CPU or a quarter, which is enough where roles share cores, in place of more: of one role, of all."""
     reserved = {
         "policy.cpus_per_rank": config.policy.cpus_per_rank,
         "critic.cpus_per_rank": config.critic.cpus_per_rank,
         "reference.cpus_per_worker": config.reference.cpus_per_worker,
         "rollout.cpus_per_engine": config.rollout.cpus_per_engine,
+        **{f"rewards.{entry.name}.cpus_per_worker": entry.cpus_per_worker for entry in config.rewards},
     }
-    for key, cpus in reserved.items():
-        if cpus > 0.5:
-            yield Change(((key, 0.5),))
+    for fewer in FEWER_CPUS:
+        less = tuple((key, fewer) for key, cpus in reserved.items() if cpus > fewer)
+        yield from (Change((one,)) for one in less)
+        if len(less) > 1:
+            yield Change(less)
 
 
 def _apart(config: PPOConfig) -> Iterator[Change]:

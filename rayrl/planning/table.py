@@ -31,6 +31,8 @@ def lines(plan: Plan, change: Change | None, time: StepTime | None) -> list[str]
             f"(rollout.max_num_seqs {config.rollout.max_num_seqs})"
         )
     out += [f"no room yet, and may come later: {ranks}" for ranks in plan.waits]
+    if any(node.gpus for node in plan.machines.nodes) and not any(actor.gpus for actor in plan.actors):
+        out.append("no role asks for a GPU: policy.gpus_per_rank, rollout.gpus_per_engine and their like are 0")
     if plan.fits:
         out.append("everything fits")
     else:
