@@ -30,6 +30,7 @@ ASK_S = 30.0
 """For actors to say how they are; they do so beside their work."""
 END_S = 20.0
 """For the stack of a stuck actor and its end."""
+NONE_LEFT = "no other was left: waited for one"
 _CONNECTION = re.compile(r"gloo|nccl|connection (closed|reset)|timed out waiting|socket", re.IGNORECASE)
 
 
@@ -121,7 +122,7 @@ class Healer:
         logger.warning("step %d, generate: %s", step, error)
         stacks = [path for name in names if hung and (path := self.end(name)) is not None]
         self._replace_engines(names)
-        others = "prompts went to other engines" if len(self._crew.engines.up) else "no other was left: waited for one"
+        others = "prompts went to other engines" if len(self._crew.engines.up) else NONE_LEFT
         seconds = time.monotonic() - began
         cause: Cause = "hung" if hung else "died"
         self.log.add(Recovery(cause, step, "generate", names, others, seconds, stacks=stacks, time=noticed))
@@ -129,8 +130,10 @@ class Healer:
     def note_lost_in_sync(self, names: Sequence[str], step: int) -> None:
         """Engines that died while weights were sent; the others have them."""
         self._count(RunError(f"{', '.join(names)} died"), step)
+        logger.warning("step %d, sync: %s died", step, ", ".join(names))
         self._replace_engines(names)
-        self.log.add(Recovery("died", step, "sync", names, "the other engines have the weights", 0.0))
+        action = "the other engines have the weights" if len(self._crew.engines.up) else NONE_LEFT
+        self.log.add(Recovery("died", step, "sync", names, action, 0.0))
 
     def _replace_engines(self, names: Sequence[str]) -> None:
         for name in names:
