@@ -122,10 +122,14 @@ def softer(*args: Any, scaling: float = 1.0, **kwargs: Any) -> Any:
 
 
 @pytest.mark.parametrize("wrong", [blind, softer])
-def test_models_that_packing_would_change_are_refused(wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("model", "dtype"), [("tiny-random", "fp32"), ("smollm2-135m-instruct", "bf16")])
+def test_models_that_packing_would_change_are_refused(
+    wrong: Any, model: str, dtype: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_segments(load_causal_lm(resolve_model(model), dtype))
     monkeypatch.setattr(segments, "segment_attention", wrong)
     with pytest.raises(UserError, match=r"doesn't give sequences that share a row .* set data\.packing=false"):
-        use_segments(load_causal_lm(resolve_model("tiny-random"), "fp32"))
+        use_segments(load_causal_lm(resolve_model(model), dtype))
 
 
 def test_packing_is_measured_by_another_attention_than_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -87,13 +87,25 @@ def use_segments(model: PreTrainedModel) -> None:
         ) from error
     place = positions(lengths, ids.device)
     packed = _hidden(model, input_ids=ids, position_ids=place, segment_lengths=lengths)
-    gap = (packed.float() - alone.float()).abs().max().item()
-    limit = (0.05 if packed.dtype == torch.bfloat16 else 1e-3) * max(1.0, alone.float().abs().max().item())
-    if not gap <= limit:
+    gaps_L = _relative_gaps(packed[0], alone[0])
+    mean, largest = gaps_L.mean().item(), gaps_L.max().item()
+    limit = 0.1 if packed.dtype == torch.bfloat16 else 1e-3
+    if not (mean <= limit and largest <= 4 * limit):
         raise UserError(
             f"{type(model).__name__} doesn't give sequences that share a row what it gives them alone (hidden states "
-            f"differ by {gap:.3g}): set data.packing=false"
+            f"differ by {mean:.1%}, {largest:.1%} at the most): set data.packing=false"
         )
+
+
+def _relative_gaps(found_LH: Tensor, expected_LH: Tensor) -> Tensor:
+    """float32 [L]: by position, the length of the difference over that of what was expected.
+
+    Single channels say nothing in bf16: some are a hundred times the others, and one differed by 9% between two
+    kernels. SmolLM2-135M's positions differ by 2.5% on average and 17% at the most, and by 18% and 53% where sequences
+    see each other.
+    """
+    expected = expected_LH.float()
+    return (found_LH.float() - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)
 
 
 @torch.no_grad()
