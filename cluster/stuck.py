@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import ray
 from ray import exceptions as rex
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -25,6 +26,8 @@ logger = logging.getLogger(__name__)
 
 STACK_WAIT_S = 3.0
 """For the stack to come; a process in uninterruptible sleep never writes it."""
+EXIT_WAIT_S = 10.0
+"""For a killed process to be gone, and its memory free for the one that takes its place."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def offer_stack() -> int:
 
 
 def end_stuck(process: Process, timeout_s: float) -> str | None:
-    """Kills the process; its stack, or None where it left none or its node doesn't answer."""
+    """Kills the process and waits until it is gone; its stack, or None where it left none or its node doesn't answer."""
     on_its_node = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
     answer = _end_here.options(scheduling_strategy=on_its_node).remote(process.pid, process.stack_fd)
     try:
@@ -63,8 +66,10 @@ def _end_here(pid: int, stack_fd: int) -> str:
     if not _is_rays(pid):
         return ""
     stack = _stack(pid, stack_fd) if stack_fd >= 0 else ""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+        process = psutil.Process(pid)
+        process.kill()
+        process.wait(EXIT_WAIT_S)
     return stack
 
 
