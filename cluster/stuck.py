@@ -49,7 +49,7 @@ def offer_stack() -> int:
 
 
 def end_stuck(process: Process, timeout_s: float) -> str | None:
-    """Kills the process and waits until it is gone; its stack, or None where it left none or its node doesn't answer."""
+    """Kills the process and waits for its end; its stack, or None where it left none or its node doesn't answer."""
     on_its_node = NodeAffinitySchedulingStrategy(process.node_id, soft=False)
     answer = _end_here.options(scheduling_strategy=on_its_node).remote(process.pid, process.stack_fd)
     try:

@@ -62,10 +62,13 @@ def prepare(command: str, args: argparse.Namespace, shared_dir: str | None) -> J
     require_no_placeholders(config)
     config = _keep(config, shared_dir)
     found = [(key, value) for key, value in leaves(config.model_dump()) if isinstance(value, str) and value]
+    functions = {
+        key.removesuffix("kind") + "path" for key, value in found if key.endswith(".kind") and value == "function"
+    }
     return JobConfig(
         text=dump(config),
         output_dir=dict(found)["output_dir"],
-        inputs=tuple(value for key, value in found if _is_input(key, value)),
+        inputs=tuple(value for key, value in found if key not in functions and _is_input(key, value)),
         key_variables=tuple(dict.fromkeys(value for key, value in found if key.split(".")[-1] == "api_key_env")),
     )
 
