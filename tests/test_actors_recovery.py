@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,11 +182,12 @@ def test_a_stuck_actor_ends_though_the_first_helper_is_lost() -> None:
     """Ray may give the task to an idle worker that is just about to end."""
     worker = group("policy", 1)
     process = ray.get(worker.handles[0].process.remote())
+    empty = ray.get(worker.handles[0].__ray_call__.remote(lambda _: os.memfd_create("empty")))
     os.kill(process.pid, signal.SIGSTOP)
-    lost = threading.Thread(target=_kill_helper)
-    lost.start()
-    end_stuck(replace(process, stack_fd=0), 60)  # no stack comes, so that the helper waits for a while
-    lost.join()
+    with ThreadPoolExecutor(1) as beside:
+        killed = beside.submit(_kill_helper)
+        end_stuck(replace(process, stack_fd=empty), 60)  # no stack comes, so that the helper waits for a while
+        killed.result()
     assert is_gone(process.pid)
 
 
@@ -199,9 +201,10 @@ def is_gone(pid: int) -> bool:
 def _kill_helper() -> None:
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:
-        for one in psutil.process_iter(["cmdline"]):
-            if " ".join(one.info["cmdline"] or []).startswith("ray::_end_here"):
-                return one.kill()
+        for one in psutil.Process().children(recursive=True):  # other tests have helpers too
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if " ".join(one.cmdline()).startswith("ray::_end_here"):
+                    return one.kill()
         time.sleep(0.05)
     raise AssertionError("no helper was there")
 
