@@ -173,7 +173,7 @@ def temp_root(environ: Mapping[str, str], needed_mb: int = TEMP_DIR_MB) -> Path:
     advice = "set RAY_TMPDIR to a short path with room"
     try:
         root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if root.stat().st_uid != os.getuid():  # somebody made it first, to read what lies in it
+        if root.lstat().st_uid != os.getuid():  # another's folder, or link to any
             raise CannotConnect(f"{root}, the folder for Ray's files, belongs to another user; {advice}")
         root.chmod(0o700)
         with tempfile.TemporaryFile(dir=root) as probe:

@@ -135,6 +135,17 @@ def test_cpu_roles_add_up_in_their_nodes_memory() -> None:
             "1x3xH100:2",
             "policy.cpus_per_rank=0.5 critic.cpus_per_rank=0.5 rollout.cpus_per_engine=0.5",
         ),
+        (  # no critic runs
+            {
+                "algorithm": {"estimator": "grpo"},
+                "samples_per_prompt": 2,
+                "policy": {"cpus_per_rank": 1},
+                "critic": {"cpus_per_rank": 1},
+                "rollout": {"cpus_per_engine": 1},
+            },
+            "1x3xH100:1",
+            "policy.cpus_per_rank=0.25 rollout.cpus_per_engine=0.25",
+        ),
     ],
 )
 def test_the_smallest_change_makes_it_fit(sections: dict[str, Any], spec: str, change: str | None) -> None:

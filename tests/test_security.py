@@ -270,6 +270,22 @@ def test_rays_folder_must_be_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_
         shutil.rmtree(base)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root makes links for others")
+def test_anothers_link_isnt_followed_to_a_folder_of_the_users(tmp_path: Path) -> None:
+    base, mine = Path("/tmp") / f"t{os.getpid()}", tmp_path / "mine"
+    base.mkdir()
+    mine.mkdir(mode=0o755)
+    link = base / f"rayrl-{os.getuid()}"
+    link.symlink_to(mine)
+    os.lchown(link, 12345, 12345)
+    try:
+        with pytest.raises(CannotConnect, match="belongs to another user; set RAY_TMPDIR"):
+            session.temp_root({"RAY_TMPDIR": str(base)})
+        assert mine.stat().st_mode & 0o777 == 0o755
+    finally:
+        shutil.rmtree(base)
+
+
 def test_servers_of_a_run_listen_on_loopback_alone() -> None:
     before = listeners([psutil.Process()])
     with served_patient() as patient, local_endpoint(lambda request: "", "rubric") as rubric:

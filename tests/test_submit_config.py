@@ -133,6 +133,10 @@ def test_what_a_run_reads_goes_along_or_is_refused(tmp_path: Path, monkeypatch: 
         prepared(*base, "data.prompts=../gone.jsonl")
     with pytest.raises(UserError, match=r"^data\.prompts: there is no data/gone\.jsonl in the working directory"):
         prepared(*base, "data.prompts=data/gone.jsonl")
+    later = "stages.ppo.data.prompts=data/gone.jsonl"
+    with pytest.raises(UserError, match=r"^stages\.ppo\.data\.prompts: there is no data/gone\.jsonl"):
+        prepared("pipeline", "tiny", later, shared="/shared")
+    assert prepared("pipeline", "tiny", later, "until=reward", shared="/shared").inputs == ()
     function = "rewards=[{name: form, kind: function, path: marks.json}]"
     assert prepared(*base, function).inputs == (), "a function may be called as files end"
 

@@ -26,7 +26,7 @@ READ = {
 }  # fmt: skip
 """Keys that may name a file or folder that a run reads, or hold a list of such; the others are hub names, built-ins."""
 _LONGEST_PATH = 4096
-_FILES = (".jsonl", ".json", ".parquet", ".csv", ".txt", ".yaml", ".zst", ".gz")
+_FILES = (".jsonl", ".json", ".parquet", ".csv", ".tsv", ".txt", ".md", ".yaml", ".zst", ".gz")
 """Endings of what can only be a file."""
 
 
@@ -61,7 +61,7 @@ def prepare(command: str, args: argparse.Namespace, shared_dir: str | None) -> J
         config = read_config(command, args, f"output_dir={Path(shared_dir) / output_dir}")
     require_no_placeholders(config)
     config = _keep(config, shared_dir)
-    found = [(key, value) for key, value in leaves(config.model_dump()) if isinstance(value, str) and value]
+    found = [(key, value) for key, value in leaves(config.asked_for()) if isinstance(value, str) and value]
     functions = {
         key.removesuffix("kind") + "path" for key, value in found if key.endswith(".kind") and value == "function"
     }

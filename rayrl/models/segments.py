@@ -88,7 +88,8 @@ def use_segments(model: PreTrainedModel) -> None:
     place = positions(lengths, ids.device)
     packed = _hidden(model, input_ids=ids, position_ids=place, segment_lengths=lengths)
     gaps_L = _relative_gaps(packed[0], alone[0])
-    mean, largest = gaps_L.mean().item(), gaps_L.max().item()
+    mean = max(gaps.mean().item() for gaps in gaps_L.split(lengths))  # a leak changes the second sequence alone
+    largest = gaps_L.max().item()
     limit = 0.1 if packed.dtype == torch.bfloat16 else 1e-3
     if not (mean <= limit and largest <= 4 * limit):
         raise UserError(
@@ -101,8 +102,8 @@ def _relative_gaps(found_LH: Tensor, expected_LH: Tensor) -> Tensor:
     """float32 [L]: by position, the length of the difference over that of what was expected.
 
     Single channels say nothing in bf16: some are a hundred times the others, and one differed by 9% between two
-    kernels. SmolLM2-135M's positions differ by 2.5% on average and 17% at the most, and by 18% and 53% where sequences
-    see each other.
+    kernels. Of SmolLM2-135M the sequence that differs more does so by 4% on average and 17% at the most, and by 37% and
+    53% where sequences see each other.
     """
     expected = expected_LH.float()
     return (found_LH.float() - expected).norm(dim=-1) / expected.norm(dim=-1).clamp(min=1e-6)

@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from rayrl.config.load import ConfigError
 from rayrl.config.parts import TrainerConfig
 from rayrl.config.ppo import PPOConfig
+from rayrl.placement import reward_role, role_specs
 from rayrl.planning import demands
 from rayrl.planning.plan import Plan, make_plan
 
@@ -185,13 +186,14 @@ def _of_engines(config: PPOConfig, on_gpu: bool) -> Iterator[Change]:
 
 def _fewer_cpus(config: PPOConfig) -> Iterator[Change]:
     """Half a CPU or a quarter, which is enough where roles share cores, in place of more: of one role, of all."""
-    reserved = {
-        "policy.cpus_per_rank": config.policy.cpus_per_rank,
-        "critic.cpus_per_rank": config.critic.cpus_per_rank,
-        "reference.cpus_per_worker": config.reference.cpus_per_worker,
-        "rollout.cpus_per_engine": config.rollout.cpus_per_engine,
-        **{f"rewards.{entry.name}.cpus_per_worker": entry.cpus_per_worker for entry in config.rewards},
+    keys = {
+        "policy": "policy.cpus_per_rank",
+        "critic": "critic.cpus_per_rank",
+        "reference": "reference.cpus_per_worker",
+        "rollout": "rollout.cpus_per_engine",
+        **{reward_role(entry.name): f"rewards.{entry.name}.cpus_per_worker" for entry in config.rewards},
     }
+    reserved = {keys[spec.name]: spec.cpus for spec in role_specs(config)}
     for fewer in FEWER_CPUS:
         less = tuple((key, fewer) for key, cpus in reserved.items() if cpus > fewer)
         yield from (Change((one,)) for one in less)
