@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import ray
 from judge_cases import case, judge_config
@@ -49,13 +48,13 @@ def test_pairs_come_out_whole_through_a_killed_actor(cluster: None, tmp_path: Pa
     with HostileServer(fault_share=0.3, delay_s=0.02) as server:
         config = judge_config(server.url, tmp_path, concurrency=4, parse_retries=3)
         judge = JudgeService(config)
-        pid = ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid()))
+        pid = pid_of(judge)
         found = []
         for comparison in judge_pairs(pairs(40), judge):
             found.append(comparison)
             if len(found) == 10:
                 os.kill(pid, signal.SIGKILL)
-        assert ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid())) != pid
+        assert pid_of(judge) != pid
         assert server.repeated() <= 4
         assert sorted(row.id for row in found) == sorted(f"p{n}/0-1/judge:test-judge" for n in range(40))
         kinds = Counter(row.verdict for row in found)
@@ -72,28 +71,54 @@ def test_pairs_come_out_whole_through_a_killed_actor(cluster: None, tmp_path: Pa
 def test_an_actor_that_hangs_is_ended_and_the_pairs_come_out(
     cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "SILENT_S", 1.0)
     with HostileServer(delay_s=0.02) as server:
         judge = JudgeService(judge_config(server.url, tmp_path, concurrency=4))
-        pid = ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid()))
+        pid = pid_of(judge)
+        look_soon(monkeypatch)
         found, began = [], time.monotonic()
         for comparison in judge_pairs(pairs(12), judge):
             found.append(comparison)
             if len(found) == 4:
                 os.kill(pid, signal.SIGSTOP)
-        assert time.monotonic() - began < 30
-        assert not psutil.pid_exists(pid)
+        assert time.monotonic() - began < 50
+        assert pid_of(judge) != pid
         assert sorted(row.id for row in found) == sorted(f"p{n}/0-1/judge:test-judge" for n in range(12))
         assert {row.verdict for row in found} <= {"a", "b", "tie"}
 
 
+def test_one_that_hangs_is_ended_by_those_who_wait_for_less_long_too(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HostileServer(score=lambda texts: {"accuracy": 3, "conciseness": 4}) as server:
+        judge = JudgeService(judge_config(server.url, tmp_path))
+        pid = pid_of(judge)
+        look_soon(monkeypatch)
+        os.kill(pid, signal.SIGSTOP)
+        for _ in range(60):
+            (score,) = judge.score_batch([case(0)[:2]], timeout_s=1.0)
+            if score.value is not None:
+                break
+            assert score.reason == "no score within 1.0 s"
+        assert score.value == 3.5
+        assert pid_of(judge) != pid
+
+
 def test_a_slow_answer_isnt_a_hang(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(service, "SILENT_S", 0.5)
-    with HostileServer(score=lambda texts: {"accuracy": 3, "conciseness": 4}, delay_s=3.0) as server:
-        judge = JudgeService(judge_config(server.url, tmp_path, timeout_s=10))
-        pid = ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid()))
-        assert judge.score_batch([case(0)[:2]], timeout_s=20.0)[0].value == 3.5
-        assert ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid())) == pid
+    with HostileServer(score=lambda texts: {"accuracy": 3, "conciseness": 4}, delay_s=7.0) as server:
+        judge = JudgeService(judge_config(server.url, tmp_path, timeout_s=20))
+        pid = pid_of(judge)
+        look_soon(monkeypatch)
+        assert judge.score_batch([case(0)[:2]], timeout_s=30.0)[0].value == 3.5
+        assert pid_of(judge) == pid
+
+
+def pid_of(judge: JudgeService) -> int:
+    return ray.get(judge._actor.__ray_call__.remote(lambda _: os.getpid()))
+
+
+def look_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(service, "LOOK_S", 0.5)
+    monkeypatch.setattr(service, "SILENT_S", 3.0)
 
 
 def test_services_of_one_cache_share_it_and_scores_come_in_order(cluster: None, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rayrl.config.judge import EndpointConfig, JudgeConfig
@@ -33,6 +33,9 @@ logger = logging.getLogger(__name__)
 
 SILENT_S = 60.0
 """An owner that says nothing for so long hangs: it answers beside its calls, which wait for the endpoint."""
+START_S = 300.0
+"""The same for one that hasn't said anything yet."""
+LOOK_S = 15.0
 _MAX_CALLS = 10_000
 """Calls that may wait in the actor; the clients bound what is sent."""
 _TRIES = 50
@@ -104,6 +107,9 @@ class ModelService:
         if config.endpoint in config.local:
             raise ValueError(f"the server of {config.endpoint} must run first")
         self._config = config
+        self._asked: tuple[ray.ObjectRef, float] | None = None
+        """What `answers` will say, and since when it is awaited: across calls, whose own limits may be shorter."""
+        self._answered = False
         path = str(Path(config.cache).expanduser().absolute())
         place = (ray.get_runtime_context().get_node_id(), path)
         for attempt in range(_TRIES):
@@ -112,6 +118,7 @@ class ModelService:
             self._actor: Any = _OWNERS[place]
             try:
                 self.spent()
+                self._answered = True
                 return
             except ActorDiedError:  # another process has let it go, and Ray is ending it
                 del _OWNERS[place]
@@ -148,21 +155,24 @@ class ModelService:
         deadline = time.monotonic() + (float("inf") if timeout_s is None else timeout_s)
         while True:
             left = max(0.0, deadline - time.monotonic())
-            done, _ = ray.wait(list(references), num_returns=num_returns, timeout=min(left, SILENT_S))
-            left = deadline - time.monotonic()
-            if len(done) >= num_returns or left <= 0:
+            done, _ = ray.wait(list(references), num_returns=num_returns, timeout=min(left, LOOK_S))
+            if len(done) >= num_returns:
                 return done
-            self._end_if_silent(min(left, SILENT_S))
+            self._end_if_silent()
+            if time.monotonic() >= deadline:
+                return done
 
-    def _end_if_silent(self, limit_s: float) -> None:
-        try:
-            ray.get(self._actor.answers.remote(), timeout=limit_s)
-        except GetTimeoutError:
-            if limit_s >= SILENT_S:
-                logger.warning("the judge's actor says nothing for %.0f s: it is ended and starts again", limit_s)
-                ray.kill(self._actor, no_restart=False)
-        except RayActorError:
-            pass  # it is gone, which what is awaited will say
+    def _end_if_silent(self) -> None:
+        if self._asked is None:
+            self._asked = self._actor.answers.remote(), time.monotonic()
+            return
+        answer, since = self._asked
+        if ray.wait([answer], timeout=0)[0]:  # or the actor is gone, which what is awaited will say
+            self._asked, self._answered = None, True
+        elif (silent_s := time.monotonic() - since) > (SILENT_S if self._answered else START_S):
+            logger.warning("the judge's actor says nothing for %.0f s: it is ended and starts again", silent_s)
+            ray.kill(self._actor, no_restart=False)
+            self._asked, self._answered = None, False
 
     def _get(self, reference: ray.ObjectRef) -> Any:
         """The actor's result; what it raised for the user, without Ray's traceback around it."""
