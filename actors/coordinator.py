@@ -91,12 +91,13 @@ class Coordinator:
 
     def run(self, checkpoint: tuple[int, Path] | None = None) -> dict[str, float]:
         """All steps after `checkpoint` (step, folder), or all; the last step's metrics."""
+        self._saved = checkpoint is not None
         while True:
             try:
                 if not self._began:
                     with self._progress.phase("sync"):
                         self._attempt("sync", lambda: self._begin(checkpoint))
-                self._heldout.drop_after(self._step)
+                self._patiently(lambda: self._heldout.drop_after(self._step), "evaluations of later steps")
                 if self._step == 0:
                     with self._progress.phase("evaluate"):
                         self._evaluate(0)
@@ -146,10 +147,11 @@ class Coordinator:
                         if healed.answers_lost:
                             break
 
-    def push(self, what: str) -> int:
+    def push(self, what: str, timed: bool = True) -> int:
         """Sends the weights to all engines that are there, new ones too; bytes sent to each.
 
         Engines wake for it, since they can't load asleep, and stay awake until the next answers are sampled.
+        `timed`: a wait for an engine is time lost; not in a recovery, whose own time has it in it.
         """
         engines = self.crew.engines
         self._phases.colocated("wake", "offload")
@@ -160,16 +162,16 @@ class Coordinator:
         targets = engines.up.part(engines.up.ranks)
         targets.add(new)
         sent, dead = self._sync.push(targets, self._step, what)
-        if dead:
-            self._healer.note_lost_in_sync(dead, self._step)
         alive = new.part([rank for rank, name in zip(new.ranks, new.names, strict=True) if name not in dead])
         engines.join(alive)
+        if dead:
+            self._healer.note_lost_in_sync(dead, self._step)
         if len(alive):
             self._healer.learn_processes([alive])
             self._check_from = self._step
             joined = f"{', '.join(alive.names)} joined"
-            self._healer.log.add(Recovery("joined", self._step, "sync", [], joined, waited_s))
-        return sent if len(engines.up) else self.push(what)
+            self._healer.log.add(Recovery("joined", self._step, "sync", [], joined, waited_s if timed else 0.0))
+        return sent if len(engines.up) else self.push(what, timed)
 
     def _bring_engine(self, what: str) -> None:
         self.push(f"{what}, weights for a new engine")
@@ -189,7 +191,7 @@ class Coordinator:
         began, step = time.monotonic(), self._step
         while True:
             try:
-                healed = self._healer.heal(error, step, phase, undo, may_load=self._store.latest() is not None)
+                healed = self._healer.heal(error, step, phase, undo, may_load=self._saved)
                 if healed is None:
                     raise error
                 if healed.trainers:
@@ -227,11 +229,10 @@ class Coordinator:
             self._set_state(self._start)
         else:
             self._load(*checkpoint)
-        self._heldout.drop_after(self._step)
-        with self._storage.answering("going back"):
-            self._log.rewind(self._step)
+        self._patiently(lambda: self._heldout.drop_after(self._step), "going back")
+        self._patiently(lambda: self._log.rewind(self._step), "going back")
         self._progress.rewind(self._step)
-        self.push(f"weights after step {self._step}")
+        self.push(f"weights after step {self._step}", timed=False)
 
     def _evaluate_log_checkpoint(
         self, step: int, metrics: dict[str, float], samples: list[Sample], trained_on: list[str]
@@ -248,17 +249,13 @@ class Coordinator:
         engines = self.crew.engines
         metrics |= {"cluster/engines": float(len(engines.up)), "cluster/engines_wanted": float(engines.wanted)}
         metrics |= self._healer.log.take_metrics()
-        self._patiently(lambda: self._write(step, metrics, samples, trained_on), f"log of step {step}")
+        self._patiently(lambda: self._log.step(step, metrics, samples, trained_on), f"log of step {step}")
         self._progress.finish_step(metrics)
         self._last_metrics = metrics
         if last or done % config.checkpoint.every == 0 or (best and config.checkpoint.keep_best):
             with self._progress.phase("checkpoint"):
                 what = f"checkpoint after step {done}"
                 self._attempt("checkpoint", lambda: self._patiently(lambda: self._save(done, what), what))
-
-    def _write(self, step: int, metrics: dict[str, float], samples: list[Sample], trained_on: list[str]) -> None:
-        with self._storage.answering(f"log of step {step}"):
-            self._log.step(step, metrics, samples, trained_on)
 
     def _evaluate(self, done: int) -> list[Sample]:
         what = f"evaluation after step {done}"
@@ -320,7 +317,6 @@ class Coordinator:
         self._phases.load(folder)
         self._set_state(state)
         self._step = self._check_from = step
-        self._saved = True
 
     def _set_state(self, state: dict[str, Any]) -> None:
         self._kl.load_state_dict(state["kl"])

@@ -207,7 +207,7 @@ class SimulatedRun:
         scoring = Scoring(config.rewards, crew.rewards, Mixture(config.rewards, config.mixture), patience)
         prompts = _prompts(2 * config.prompts_per_step)
         heldout = HeldOut(prompts[:2], config.evaluation, generation, scoring, self.folder, storage, config.seed)
-        with RunLog(self.folder, config.logging, console=self.timeline.console) as log:
+        with RunLog(self.folder, config.logging, console=self.timeline.console, storage=storage) as log:
             return Coordinator(
                 config,
                 prompts,

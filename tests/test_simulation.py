@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from actors.simulated_run import Fleet, SimulatedRun, StepCost
 from actors.simulation import Rates
 from cluster.session import connect
 from rayrl.errors import RunError
+from rayrl.tracking import run_log
 from rayrl.tracking.recoveries import read_recoveries
-from rayrl.tracking.rows import is_timing, read_rows
+from rayrl.tracking.rows import is_timing, read_rows, replace_rows
 
 FAST = Rates(speed=60.0)
 """Steps of a second."""
@@ -124,6 +126,30 @@ def test_a_policy_that_dies_comes_back_from_the_checkpoint(whole: tuple[Path, li
     (event,) = read_recoveries(tmp_path)
     assert (event.cause, event.step, event.back_to) == ("died", 1, 1)
     assert sorted(event.lost) == [f"policy[{rank}]" for rank in range(6)]
+
+
+def test_a_full_disk_is_waited_for_on_the_way_back(
+    whole: tuple[Path, list[StepCost]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = SimulatedRun(tmp_path, Fleet.of(32), FAST, 3, settings=["checkpoint.every=1"])
+    written: list[Path] = []
+
+    def full_at_first(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+        written.append(path)
+        if run.timeline.ends and len(written) < 5:  # that of the start writes two
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace_rows(path, rows)
+
+    monkeypatch.setattr(run_log, "replace_rows", full_at_first)
+    killer = lose(run, [run.crew.policy.handles[0].host], "update")
+    run.run()
+    killer.join()
+    run.close()
+    assert learning(tmp_path) == learning(whole[0])
+    storage, died = read_recoveries(tmp_path)
+    assert (storage.cause, storage.phase, storage.step) == ("storage", "going back", 1)
+    assert storage.seconds > 1
+    assert (died.cause, died.back_to) == ("died", 1)
 
 
 def test_a_run_that_loses_more_than_it_may_ends(tmp_path: Path) -> None:

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import random
 import shutil
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from rayrl.errors import RunError
+from rayrl.heartbeat import beats
 from rayrl.tracking.checkpoints import CheckpointStore, link
 from rayrl.tracking.checksums import checksums, damage
 
@@ -42,6 +44,20 @@ def test_the_last_ones_and_the_best_are_kept(tmp_path: Path) -> None:
         save(store, step, best)
         kept.append([int(name[-6:]) for name in names(tmp_path)])
     assert kept == [[2], [2, 4], [4, 6], [4, 6, 8], [8, 10]]
+
+
+def test_large_files_count_as_progress_while_they_are_read_and_removed(tmp_path: Path) -> None:
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
+    folder = store.begin(1)
+    (folder / "weights").write_bytes(bytes(40 << 20))
+    before = beats()
+    assert checksums(folder) == {"weights": hashlib.sha256(bytes(40 << 20)).hexdigest()}
+    assert beats() == before + 3, "parts of 16 MB"
+    for name in "abc":
+        (folder / name).touch()
+    before = beats()
+    store.begin(2)
+    assert beats() == before + 4, "each file of the leftover"
 
 
 def test_the_best_is_kept_only_where_asked(tmp_path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -51,16 +53,97 @@ def test_a_long_call_that_gets_further_isnt_ended() -> None:
     code = """
 import time
 from rayrl.heartbeat import beat
-with storage_wait.Storage(0.0).answering("going back"):
+with storage_wait.Storage(2.0).answering("going back"):
     for _ in range(10):
-        time.sleep(0.3)
+        time.sleep(0.4)
         beat()
-time.sleep(1.5)  # nobody watches any more
+time.sleep(2.5)  # nobody watches any more
 print("done")
 """
     done, seconds = python(code)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
-    assert seconds > 4.5
+    assert seconds > 6.5
+
+
+@pytest.mark.parametrize("reader", ["gone", "asleep"])
+def test_the_process_ends_though_nobody_reads_its_last_words(reader: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "gone")
+    code = f"""
+import sys
+storage_wait.LAST_WORDS_S = 0.5
+sys.stderr.write("x" * 4096 * {0 if reader == "gone" else 1})
+with storage_wait.Storage(0.0).answering("log of step 3"):
+    open(sys.argv[1], "w")
+"""
+    read, write = os.pipe()
+    if reader == "asleep":
+        fcntl.fcntl(write, fcntl.F_SETPIPE_SZ, 4096)  # one page, which is full by then
+    command = [sys.executable, "-c", LIMIT + code, str(tmp_path / "gone")]
+    with subprocess.Popen(command, stderr=write) as process:
+        os.close(write)
+        if reader == "gone":
+            os.close(read)
+        try:
+            assert process.wait(60) == 1
+        finally:
+            process.kill()
+            if reader == "asleep":
+                os.close(read)
+
+
+def test_a_driver_that_was_stopped_goes_on(tmp_path: Path) -> None:
+    """Its time went by while it couldn't even look."""
+    code = """
+import sys, time
+with storage_wait.Storage(4.0).answering("a file"):
+    print("in it", flush=True)
+    for _ in range(10):
+        time.sleep(0.1)
+print("done")
+"""
+    with subprocess.Popen([sys.executable, "-c", LIMIT + code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "in it\n"
+        process.send_signal(signal.SIGSTOP)
+        time.sleep(4.5)
+        process.send_signal(signal.SIGCONT)
+        assert process.wait(60) == 0
+
+
+def test_loggers_that_are_slow_end_nothing(tmp_path: Path) -> None:
+    code = """
+import sys, time
+from pathlib import Path
+from rayrl.config.ppo import LoggingConfig
+from rayrl.tracking import run_log
+
+class Slow:
+    def metrics(self, step, values): time.sleep(2.0)
+    def samples(self, samples): pass
+    def close(self): time.sleep(2.0)
+
+run_log.open_loggers = lambda *_: [Slow()]
+with run_log.RunLog(Path(sys.argv[1]), LoggingConfig(), storage=storage_wait.Storage(0.0)) as log:
+    log.metrics(0, {"a": 1.0})
+    log.rewind(0)
+print("done")
+"""
+    done, seconds = python(code, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert seconds > 6
+
+
+def test_files_of_a_log_that_never_answer_end_the_run(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "samples.jsonl")
+    code = """
+import sys
+from pathlib import Path
+from rayrl.config.ppo import LoggingConfig
+from rayrl.tracking.run_log import RunLog
+RunLog(Path(sys.argv[1]), LoggingConfig(loggers=[]), storage=storage_wait.Storage(0.0))
+"""
+    done, _ = python(code, tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith("rayrl: samples.jsonl: the storage gave no answer for 1 s; the run stops here: ")
 
 
 def test_an_error_passes_and_ends_the_watch() -> None:
@@ -93,10 +176,8 @@ def test_one_that_stays_gone_is_an_error_in_time() -> None:
     def action() -> None:
         raise FileNotFoundError(2, "No such file or directory")
 
-    began = time.monotonic()
-    with pytest.raises(RunError, match=r"log of step 0: the storage failed for 1 s \(.*No such file"):
+    with pytest.raises(RunError, match=r"log of step 0: the storage failed for [1-9] s \(.*No such file"):
         Storage(2.0).patiently(action, "log of step 0", lambda seconds: pytest.fail("it never worked"))
-    assert 1 <= time.monotonic() - began < 2
 
 
 def test_a_run_whose_storage_stops_answering_ends_and_leaves_no_process(tmp_path: Path) -> None:
@@ -106,7 +187,8 @@ import sys
 from rayrl.cli import main
 sys.exit(main(["ppo", "tiny", "output_dir={run}", "steps=1", "evaluation.num_prompts=2", "recovery.storage_wait_s=0"]))
 """
-    driver = subprocess.Popen([sys.executable, "-c", LIMIT + code], stderr=subprocess.PIPE, text=True)
+    limit = LIMIT.replace("= 1.0", "= 5.0")  # a busy disk isn't one that is gone
+    driver = subprocess.Popen([sys.executable, "-c", limit + code], stderr=subprocess.PIPE, text=True)
     while not (run / "config.yaml").exists():  # the actors are up
         assert driver.poll() is None
         time.sleep(0.05)
@@ -115,7 +197,7 @@ sys.exit(main(["ppo", "tiny", "output_dir={run}", "steps=1", "evaluation.num_pro
     os.mkfifo(written.with_name(written.name + ".new"))
     _, errors = driver.communicate(timeout=240)
     assert driver.returncode == 1
-    assert "rayrl: evaluation after step 1: the storage gave no answer for 1 s; the run stops here" in errors
+    assert "rayrl: evaluation after step 1: the storage gave no answer for 5 s; the run stops here" in errors
     actors = json.loads((run / "run.json").read_text())["actors"]
     assert len(actors) >= 5
     left = [psutil.Process(actor["pid"]) for actor in actors.values() if psutil.pid_exists(actor["pid"])]

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from rayrl.errors import RunError
+from rayrl.heartbeat import beat
 from rayrl.tracking.checksums import LIST, checksums, damage, sha256, write_list
 
 PARTIAL, DAMAGED = ".partial", ".damaged"
@@ -77,7 +78,7 @@ class CheckpointStore:
         """
         self._folder.mkdir(exist_ok=True)  # not its parents: where the run's folder is gone, so is the storage
         for leftover in self._folder.glob(f"*{PARTIAL}"):
-            shutil.rmtree(leftover)
+            _remove(leftover)
         path = self.partial(step)
         path.mkdir()
         free, needed = shutil.disk_usage(path).free, self._newest_size()
@@ -107,7 +108,7 @@ class CheckpointStore:
         write_list(partial, {**sums, "state.json": sha256(partial / "state.json")})
         final = self._folder / f"step-{step:06d}"
         if final.exists():
-            shutil.rmtree(final)
+            _remove(final)
         os.rename(partial, final)
         self._prune(state["best_step"])
         return final
@@ -139,7 +140,16 @@ class CheckpointStore:
                 # Renamed first, so that a kill in the middle leaves no half of a checkpoint under its final name.
                 doomed = path.with_name(path.name + PARTIAL)
                 os.rename(path, doomed)
-                shutil.rmtree(doomed)
+                _remove(doomed)
+
+
+def _remove(folder: Path) -> None:
+    """Slow storage takes seconds for a large file: each is progress (heartbeat.py)."""
+    for path in folder.rglob("*"):
+        if path.is_file() or path.is_symlink():
+            path.unlink()
+            beat()
+    shutil.rmtree(folder)
 
 
 def link(folder: Path, name: str, target: Path) -> None:

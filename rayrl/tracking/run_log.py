@@ -18,9 +18,10 @@ from typing import Any, TextIO
 from rich.console import Console
 
 from rayrl.config.ppo import LoggingConfig
-from rayrl.tracking.loggers import Logger, open_loggers
+from rayrl.tracking.loggers import Logger, TensorBoardLogger, open_loggers
 from rayrl.tracking.ray_metrics import RayMetricsLogger
 from rayrl.tracking.rows import append_rows, open_rows, read_rows, replace_rows, sample_row
+from rayrl.tracking.storage_wait import Storage
 from rayrl.types import Sample
 
 logger = logging.getLogger(__name__)
@@ -40,16 +41,19 @@ class RunLog:
         resume_step: int = 0,
         settings: Mapping[str, Any] | None = None,
         console: Console | None = None,
+        storage: Storage | None = None,
     ) -> None:
         """Open the log of the run in `folder` to go on at `resume_step`: rows of that step and later are dropped.
 
         `settings` is the run's configuration for W&B and MLflow (secrets are masked); `console` is where texts are
-        printed if `text_to` names it, the progress display's own where there is one.
+        printed if `text_to` names it, the progress display's own where there is one. `storage` is what ends the
+        process where files of the folder never answer; loggers that are away don't.
         Raises ModuleNotFoundError naming the extra to install where a logger's package is missing.
         """
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._config, self._settings, self._console = folder, loggers, settings or {}, console
         self._ray = RayMetricsLogger(folder.name)
+        self._answering = storage.answering if storage is not None else contextlib.nullcontext
         self._open(resume_step)
 
     def _open(self, resume_step: int) -> None:
@@ -60,23 +64,26 @@ class RunLog:
         self._files: dict[str, TextIO] = {}
         for path in (self._folder / name for name in FILES):
             if path.exists() or path.name != EXPERIENCE:  # which only PPO has
-                replace_rows(path, [row for row in read_rows(path) if row["step"] < resume_step])
+                with self._answering(path.name):
+                    replace_rows(path, [row for row in read_rows(path) if row["step"] < resume_step])
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        if name not in self._files:
-            self._files[name] = open_rows(self._folder / name, "a")
-        try:
-            append_rows(self._files[name], rows)
-        except OSError:  # what was open may be another file by the time that the storage is back
-            with contextlib.suppress(OSError):
-                self._files.pop(name).close()
-            raise
+        with self._answering(name):
+            if name not in self._files:
+                self._files[name] = open_rows(self._folder / name, "a")
+            try:
+                append_rows(self._files[name], rows)
+            except OSError:  # what was open may be another file by the time that the storage is back
+                with contextlib.suppress(OSError):
+                    self._files.pop(name).close()
+                raise
 
     def _tell(self, loggers: Sequence[Logger], tell: Callable[[Logger], None]) -> None:
         """Copies to loggers. One that can't be written to is left out from then on: the folder has it all."""
         for one in loggers:
             try:
-                tell(one)
+                with self._answering("tensorboard") if isinstance(one, TensorBoardLogger) else contextlib.nullcontext():
+                    tell(one)
             except OSError as error:
                 logger.warning("%s can't be written to and gets no more: %s", type(one).__name__, error)
                 self._loggers = [other for other in self._loggers if other is not one]
@@ -127,9 +134,12 @@ class RunLog:
 
     def close(self) -> None:
         """Close the files and tell the loggers that the run is over."""
-        for file in self._files.values():
-            file.close()
+        while self._files:
+            name, file = self._files.popitem()
+            with self._answering(name):
+                file.close()
         self._tell(self._loggers, lambda one: one.close())
+        self._loggers = []
 
     def __enter__(self) -> RunLog:
         return self

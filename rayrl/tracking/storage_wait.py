@@ -27,6 +27,8 @@ T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 30.0
 SLOWEST_CALL_S = 60.0
 """So long a call may take where failures aren't waited for."""
+LOOKS = 4
+LAST_WORDS_S = 5.0
 GO_ON = "bring it back, and the same command goes on from the last checkpoint (recovery.storage_wait_s)"
 _ERRNOS = {
     errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ETIMEDOUT,
@@ -85,24 +87,29 @@ class Storage:
         """Around calls that may never return. After `wait_s` without a beat (heartbeat.py) they end this process.
 
         Nothing less does: no exception reaches a thread inside such a call, and each file that is closed on the way out
-        may be the next. Ray ends the actors and bundles of a process that is gone.
+        may be the next. Ray ends the actors and bundles of a process that is gone. Several looks must find nothing new,
+        or a driver that was stopped and continued (Ctrl-Z) would be ended by its first.
         """
         limit_s, done = max(self._wait_s, SLOWEST_CALL_S), threading.Event()
 
         def watch() -> None:
-            seen = beats()
-            while not done.wait(limit_s):
-                if beats() == seen:
-                    print(
-                        f"rayrl: {what}: the storage gave no answer for {limit_s:.0f} s; the run stops here: {GO_ON}",
-                        file=sys.stderr,
-                        flush=True,
-                    )
-                    os._exit(1)
+            seen, in_vain = beats(), 0
+            while in_vain < LOOKS and not done.wait(limit_s / LOOKS):
+                in_vain = in_vain + 1 if beats() == seen else 0
                 seen = beats()
+            if not done.is_set():
+                _end(f"rayrl: {what}: the storage gave no answer for {limit_s:.0f} s; the run stops here: {GO_ON}")
 
         threading.Thread(target=watch, name="storage", daemon=True).start()
         try:
             yield
         finally:
             done.set()
+
+
+def _end(last_words: str) -> None:
+    """Ends this process; stderr may be closed, or a file of the storage that doesn't answer."""
+    saying = threading.Thread(target=print, args=(last_words,), kwargs={"file": sys.stderr, "flush": True}, daemon=True)
+    saying.start()
+    saying.join(LAST_WORDS_S)
+    os._exit(1)
