@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import ray
 from torch import Tensor
 from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
 from vllm.distributed.weight_transfer.base import ParamMeta, WeightSource
 from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-from actors.worker import free_address
 from cluster.health import wait_for
 from rayrl.learners.policy import PolicyLearner
 from rayrl.models.partition import merged_parameters
@@ -95,10 +96,12 @@ class DeviceTransfer:
         sizes = [meta.dtype.itemsize * math.prod(meta.shape) for meta in self._source.metadata()]
         self._num_bytes, buffer_bytes = sum(sizes), max(buffer_bytes, *sizes)
         if backend == "nccl":
-            address, port = free_address()
+            with socket.socket() as probe:
+                probe.bind(("", 0))
+                port: int = probe.getsockname()[1]
             info: Any = NCCLTrainerInitInfo(
                 rank=rank,
-                master_address=address,
+                master_address=ray.util.get_node_ip_address(),
                 master_port=port,
                 world_size=1 + client.num_workers,
                 packed_buffer_size_bytes=buffer_bytes,

@@ -6,9 +6,12 @@ import os
 import tempfile
 from pathlib import Path
 
-from actors.worker import Worker, busy, free_address
+import ray
+
+from actors.worker import Worker, busy
 from rayrl.learners.critic import CriticLearner
 from rayrl.learners.policy import PolicyLearner
+from rayrl.models.rendezvous import reserve
 from rayrl.tracking.checksums import checksums
 
 
@@ -19,8 +22,9 @@ class TrainerActor(Worker):
 
     @busy
     def address(self) -> tuple[str, int]:
-        """Where the group's rank 0 can be reached: this node and a free port."""
-        return free_address()
+        """Where the group's rank 0, which this is, will be reached: this node and a port."""
+        node = ray.util.get_node_ip_address()
+        return node, reserve(node)
 
     @busy
     def probe(self, folder: Path, done: int) -> None:

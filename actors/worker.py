@@ -84,11 +84,3 @@ def union_s(intervals: list[tuple[float, float]]) -> float:
         covered += max(0.0, b - max(a, end))
         end = max(end, b)
     return covered
-
-
-def free_address() -> tuple[str, int]:
-    """This node's address and a port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port: int = probe.getsockname()[1]
-    return ray.util.get_node_ip_address(), port

@@ -136,17 +136,13 @@ def resident() -> dict[str, int]:
 
 def measure_cpu(case: dict[str, Any]) -> int:
     """Peak less after-import bytes of two optimizer steps, in this process."""
-    import socket
-
     import torch
 
     from rayrl.models.deepspeed_engine import init_distributed
+    from rayrl.models.rendezvous import reserve
 
     torch.set_num_threads(2)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    init_distributed(0, 1, "127.0.0.1", port, timeout_s=60)
+    init_distributed(0, 1, "127.0.0.1", reserve("127.0.0.1"), timeout_s=60)
     # last_n needs more blocks than it trains.
     late = {**case, "mode": "full" if case["mode"] == "last_n" else case["mode"], "micro_batch": 2, "sequences": 4}
     work = score if case["mode"] == "reference" else train_ppo

@@ -8,8 +8,10 @@ own, on ports that are free now, and nothing is left behind.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import secrets
 import shutil
 import signal
@@ -144,9 +146,16 @@ def kill(pid: int) -> None:
         return
 
 
+_PORTS = iter(random.SystemRandom().sample(range(20_000, 32_000), 12_000))
+
+
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """A TCP port on 127.0.0.1 that is free, another one each time.
+
+    Below those that the system gives to connections (32768 and up), so that it stays free until a program is there.
+    """
+    for port in _PORTS:
+        with contextlib.suppress(OSError):
+            socket.create_server(("127.0.0.1", port)).close()
+            return port
+    raise OSError("no port is free")

@@ -29,11 +29,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def one_rank() -> None:
     """This process as a group of one rank, as a trained role's actor makes it."""
-    from learner_cases import free_port
-
     from rayrl.models.deepspeed_engine import init_distributed
+    from rayrl.models.rendezvous import reserve
 
-    init_distributed(0, 1, "127.0.0.1", free_port(), timeout_s=60)
+    init_distributed(0, 1, "127.0.0.1", reserve("127.0.0.1"), timeout_s=60)
 
 
 @pytest.fixture

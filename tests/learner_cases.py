@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import numpy as np
@@ -83,11 +82,3 @@ def exported(learner: PolicyLearner) -> dict[str, torch.Tensor]:
     """All the weights that an engine would get, by name."""
     buckets = learner.buckets(only_trained=False, bucket_bytes=1 << 30, sender=True)
     return {name: tensor.clone() for bucket in buckets for name, tensor in bucket.tensors()}
-
-
-def free_port() -> int:
-    """A port that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port

@@ -139,7 +139,7 @@ def test_a_watch_tells_slow_from_stuck() -> None:
     with pytest.raises(AnswerTimeout, match=r"policy\[1\] made no progress for 2 s \(step 1, update\)") as caught:
         wait_for([stuck], 60, "step 1, update", ["policy[1]"], watch)
     assert caught.value.who == ("policy[1]",)
-    assert 2.0 < time.monotonic() - began < 4.0
+    assert 2.0 < time.monotonic() - began < 10.0
 
 
 def test_one_that_waits_for_a_stopped_one_is_not_blamed() -> None:

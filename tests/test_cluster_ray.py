@@ -106,11 +106,11 @@ def test_timeout_names_who_is_missing(local_ray: Session) -> None:
     refs = [workers[0].sleep.remote(30), workers[1].echo.remote(1), workers[2].sleep.remote(30)]
     began = time.monotonic()
     with pytest.raises(AnswerTimeout) as caught:
-        health.wait_for(refs, 0.5, "step 12, update", ["policy[0]", "policy[1]", "critic[0]"])
-    assert time.monotonic() - began < 5
+        health.wait_for(refs, 2.0, "step 12, update", ["policy[0]", "policy[1]", "critic[0]"])
+    assert time.monotonic() - began < 15
     assert caught.value.who == ("policy[0]", "critic[0]")
     assert str(caught.value).startswith(
-        "no answer from policy[0], critic[0] within 0.5 s (step 12, update; 1 of 3 answered)"
+        "no answer from policy[0], critic[0] within 2 s (step 12, update; 1 of 3 answered)"
     )
     for worker in workers:
         ray.kill(worker)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from learner_cases import free_port
+from local_cluster import free_port
 
 POLICIES = [
     *(f"policy:full:{stage}:{model}" for model in ("tiny-random", "tiny-random-untied") for stage in range(4)),

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from local_cluster import LocalCluster, free_port
 
 from rayrl.tracking.ray_metrics import METRICS
 from rayrl.tracking.recoveries import Recovery, RecoveryLog
@@ -23,9 +24,6 @@ from rayrl.tracking.storage_wait import Storage
 
 ROOT = Path(__file__).parent.parent
 DASHBOARD = ROOT / "rayrl/assets/grafana/rayrl.json"
-sys.path.insert(0, str(ROOT / "scripts"))
-
-from local_cluster import LocalCluster, free_port  # noqa: E402
 
 FUNCTIONS = {"max", "sum", "rate", "time", "histogram_quantile", "label_values", "by"}
 Samples = dict[tuple[str, str, str], float]

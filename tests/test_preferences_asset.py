@@ -11,7 +11,9 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import preference_baselines as baselines
 import pytest
+from compose_answers import FLAWS, reversed_warning
 
 from rayrl.data.split import conversation_key
 from rayrl.rewards.text import sentences, units
@@ -20,10 +22,6 @@ from rayrl.types import PromptRow
 ROOT = Path(__file__).resolve().parents[1]
 ASSETS = ROOT / "rayrl" / "assets"
 SCRIPTS = ROOT / "scripts"
-sys.path.insert(0, str(SCRIPTS))
-
-import preference_baselines as baselines  # noqa: E402
-from compose_answers import FLAWS, reversed_warning  # noqa: E402
 
 LANGUAGES = ["en", "zh"]
 KINDS = ["preferences", "preferences_heldout", "sft_doctor", "sft_distilled"]

@@ -341,7 +341,7 @@ REASONS = {
     ("rayrl/config/yaml_text.py", "yaml.load"): "with a subclass of SafeLoader",
     ("rayrl/data/chat.py", "GenerationConfig.from_pretrained"): "reads a JSON file",
     ("rayrl/stages/reward_data.py", "GenerationConfig.from_pretrained"): "reads a JSON file",
-    ("actors/worker.py", "probe.bind"): "looks for a free port and never listens",
+    ("actors/device_transfer.py", "probe.bind"): "looks for a free port and never listens",
 }
 """Calls that the scan below finds, and why they may stay."""
 UNPICKLE = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}

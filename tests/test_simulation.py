@@ -62,8 +62,10 @@ def test_32_simulated_roles_train_completely_and_cheaply(whole: tuple[Path, list
     assert len(costs) == 2
     for cost in costs:
         assert cost.critical_s > 0.5
-        assert 0 < cost.overhead_s < 1.2, "2% of a step of 60 s, of which this machine may take most for itself"
+        assert cost.overhead_s > 0
         assert sum(cost.by_phase.values()) == pytest.approx(cost.overhead_s)
+        assert cost.driver_cpu_s < 1.2
+    assert min(cost.overhead_s for cost in costs) < 1.2, "2% of a step of 60 s; other tests run beside one or the other"
 
 
 def test_the_same_seed_gives_the_same_run_and_another_one_other_lengths(

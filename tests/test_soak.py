@@ -48,7 +48,6 @@ def test_a_run_that_loses_everything_in_turn_ends_with_the_same_bits(soaked: tup
 
 @pytest.fixture
 def soak(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
     spec = importlib.util.spec_from_file_location("soak", ROOT / "scripts" / "soak.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

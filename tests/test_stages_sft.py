@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from learner_cases import free_port
+from local_cluster import free_port
 from safetensors.torch import load_file
 
 from rayrl.config.load import load

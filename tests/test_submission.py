@@ -7,7 +7,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from local_cluster import free_port
 from run_cases import COMMAND, MARK, ONE_RANK, SMALL, leaves_nothing, marked
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -82,16 +82,6 @@ class Head:
         return [row for row in rows if row["state"] not in ("DEAD", "REMOVED")]
 
 
-def free_ports(count: int) -> list[int]:
-    probes = [socket.socket() for _ in range(count)]
-    for probe in probes:
-        probe.bind(("127.0.0.1", 0))
-    ports = [int(probe.getsockname()[1]) for probe in probes]
-    for probe in probes:
-        probe.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
     """`ray start --head` with two CPUs; stopped by ending its own process and what that started."""
@@ -99,7 +89,7 @@ def head() -> Iterator[Head]:
     environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     environment |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
     environment["PATH"] = f"{Path(COMMAND).parent}:{environment['PATH']}"
-    port, dashboard, agent, client = free_ports(4)
+    port, dashboard, agent, client = (free_port() for _ in range(4))
     folder_of = tempfile.TemporaryDirectory(prefix="rj-", dir="/tmp", ignore_cleanup_errors=True)
     with folder_of as folder, leaves_nothing() as marks:
         environment |= marks

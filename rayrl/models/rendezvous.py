@@ -13,6 +13,27 @@ from datetime import timedelta
 import torch
 from torch.distributed import TCPStore
 
+_reserved: dict[int, socket.socket] = {}
+"""Listeners of this process by port, until a group meets there."""
+
+
+def reserve(address: str) -> int:
+    """A port of `address` for a group whose rank 0 this process will be; nobody is given it meanwhile.
+
+    A port that was only looked up may be another's by the time that rank 0 has loaded its libraries: every connection
+    that a machine opens takes one of the same range.
+    """
+    try:
+        listener = socket.create_server((address, 0), family=_family(address))
+    except OSError as error:
+        if error.errno != errno.EADDRNOTAVAIL:
+            raise
+        with socket.create_server(("127.0.0.1", 0)) as listener:  # see `_served`: it can only be looked up
+            return int(listener.getsockname()[1])
+    port = int(listener.getsockname()[1])
+    _reserved[port] = listener
+    return port
+
 
 def init_process_group(backend: str, rank: int, world_size: int, address: str, port: int, timeout: timedelta) -> None:
     """Joins this process to the group that meets at `address`, an address of rank 0's machine."""
@@ -26,9 +47,8 @@ def _served(address: str, port: int, timeout: timedelta) -> TCPStore:
             address, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=listening
         )
 
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        listener = socket.create_server((address, port), family=family)
+        listener = _reserved.pop(port, None) or socket.create_server((address, port), family=_family(address))
     except OSError as error:
         if error.errno != errno.EADDRNOTAVAIL:
             raise
@@ -37,3 +57,7 @@ def _served(address: str, port: int, timeout: timedelta) -> TCPStore:
         served = store(listener.fileno())
         listener.detach()  # the store's own from here on
     return served
+
+
+def _family(address: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in address else socket.AF_INET

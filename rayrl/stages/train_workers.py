@@ -164,13 +164,12 @@ def _fit(
 def _meeting(backend: str, timeout_s: int) -> Any:
     """Ray Train's TorchConfig, but that the ranks meet as those of PPO's roles do, on rank 0's address alone."""
     import ray
-    from ray.train._internal.utils import get_address_and_port
     from ray.train.torch import TorchConfig
     from ray.train.torch.config import _set_torch_distributed_env_vars, _TorchBackend
 
     class Backend(_TorchBackend):
         def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
-            where = worker_group.execute_single(0, get_address_and_port)
+            where = worker_group.execute_single(0, _place)
             worker_group.execute(_set_torch_distributed_env_vars)
             ranks = range(len(worker_group))
             common = (len(ranks), *where, backend, timeout_s)
@@ -180,6 +179,16 @@ def _meeting(backend: str, timeout_s: int) -> Any:
         backend_cls = Backend
 
     return Config(backend=backend, timeout_s=timeout_s)
+
+
+def _place() -> tuple[str, int]:
+    """Runs in rank 0."""
+    import ray
+
+    from rayrl.models.rendezvous import reserve
+
+    node = ray.util.get_node_ip_address()
+    return node, reserve(node)
 
 
 def _meet(rank: int, world_size: int, address: str, port: int, backend: str, timeout_s: int) -> None:
