@@ -147,11 +147,10 @@ class Coordinator:
                         if healed.answers_lost:
                             break
 
-    def push(self, what: str, timed: bool = True) -> int:
+    def push(self, what: str) -> int:
         """Sends the weights to all engines that are there, new ones too; bytes sent to each.
 
         Engines wake for it, since they can't load asleep, and stay awake until the next answers are sampled.
-        `timed`: a wait for an engine is time lost; not in a recovery, whose own time has it in it.
         """
         engines = self.crew.engines
         self._phases.colocated("wake", "offload")
@@ -170,8 +169,8 @@ class Coordinator:
             self._healer.learn_processes([alive])
             self._check_from = self._step
             joined = f"{', '.join(alive.names)} joined"
-            self._healer.log.add(Recovery("joined", self._step, "sync", [], joined, waited_s if timed else 0.0))
-        return sent if len(engines.up) else self.push(what, timed)
+            self._healer.log.add(Recovery("joined", self._step, "sync", [], joined, waited_s))
+        return sent if len(engines.up) else self.push(what)
 
     def _bring_engine(self, what: str) -> None:
         self.push(f"{what}, weights for a new engine")
@@ -188,7 +187,7 @@ class Coordinator:
 
     def _heal(self, error: Exception, phase: str, undo: bool = False) -> Healed:
         """Raises the error where no loss explains it, and WentBack where trainers were set back."""
-        began, step = time.monotonic(), self._step
+        began, step, others_s = time.monotonic(), self._step, self._healer.log.seconds
         while True:
             try:
                 healed = self._healer.heal(error, step, phase, undo, may_load=self._saved)
@@ -207,7 +206,8 @@ class Coordinator:
                 undo = True  # trainers may be new by now, without their weights
         seconds = time.monotonic() - began
         back_to = self._step if healed.trainers else None
-        self._healer.log.add(replace(healed.event, seconds=seconds, back_to=back_to))
+        others_s = self._healer.log.seconds - others_s  # waits for storage or an engine, which have their own lines
+        self._healer.log.add(replace(healed.event, seconds=max(0.0, seconds - others_s), back_to=back_to))
         back = "" if back_to is None else f", back to the weights after {back_to} steps"
         logger.warning("step %d, %s: goes on after %.0f s: %s%s", step, phase, seconds, healed.event.action, back)
         if healed.trainers:
@@ -232,7 +232,7 @@ class Coordinator:
         self._patiently(lambda: self._heldout.drop_after(self._step), "going back")
         self._patiently(lambda: self._log.rewind(self._step), "going back")
         self._progress.rewind(self._step)
-        self.push(f"weights after step {self._step}", timed=False)
+        self.push(f"weights after step {self._step}")
 
     def _evaluate_log_checkpoint(
         self, step: int, metrics: dict[str, float], samples: list[Sample], trained_on: list[str]

@@ -26,13 +26,14 @@ logger = logging.getLogger(__name__)
 
 STACK_WAIT_S = 3.0
 """For the stack to come; a process in uninterruptible sleep never writes it."""
-EXIT_WAIT_S = 10.0
+EXIT_WAIT_S = 5.0
 """For a killed process to be gone, and its memory free for the one that takes its place."""
+NO_STACK = -1
 
 
 @dataclass(frozen=True)
 class Process:
-    """Where an actor runs, and the file descriptor, in its process, under which its stack can be read (-1: none)."""
+    """Where an actor runs, and the file descriptor, in its process, under which its stack can be read (or NO_STACK)."""
 
     node_id: str
     pid: int
@@ -40,9 +41,9 @@ class Process:
 
 
 def offer_stack() -> int:
-    """Makes this process write its stack on SIGUSR2; the file's descriptor, or -1 where that isn't possible."""
+    """Makes this process write its stack on SIGUSR2; the file's descriptor, or NO_STACK where that isn't possible."""
     if not hasattr(os, "memfd_create"):
-        return -1
+        return NO_STACK
     descriptor = os.memfd_create("rayrl-stack")
     faulthandler.register(signal.SIGUSR2, file=descriptor, all_threads=True)
     return descriptor
@@ -65,7 +66,7 @@ def end_stuck(process: Process, timeout_s: float) -> str | None:
 def _end_here(pid: int, stack_fd: int) -> str:
     if not _is_rays(pid):
         return ""
-    stack = _stack(pid, stack_fd) if stack_fd >= 0 else ""
+    stack = _stack(pid, stack_fd) if stack_fd != NO_STACK else ""
     with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
         process = psutil.Process(pid)
         process.kill()

@@ -1,4 +1,4 @@
-"""How far this process's work has come: a count that grows with every forward and backward pass and engine step.
+"""How far this process's work has come: a count that grows with every pass, engine step and part of a large file.
 
 Whoever watches an actor from outside tells a slow one, whose count grows, from a stuck one. A module of its own at the
 bottom, so that learners and engines, which know neither Ray nor actors, can count.

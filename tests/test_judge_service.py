@@ -103,6 +103,24 @@ def test_one_that_hangs_is_ended_by_those_who_wait_for_less_long_too(
         assert pid_of(judge) != pid
 
 
+def test_one_who_noticed_late_leaves_the_new_process_alone(
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with HostileServer() as server:
+        first, late = (JudgeService(judge_config(server.url, tmp_path)) for _ in range(2))
+        old = pid_of(first)
+        os.kill(old, signal.SIGKILL)
+        new = pid_of(first)
+        assert new != old
+        monkeypatch.setattr(service, "SILENT_S", 0.0)
+        os.kill(new, signal.SIGSTOP)  # as silent as one that loads
+        late._end_if_silent()
+        late._end_if_silent()
+        assert late._owner is None, "it has ended the one that it knew, or would have"
+        os.kill(new, signal.SIGCONT)
+        assert pid_of(first) == new
+
+
 def test_a_slow_answer_isnt_a_hang(cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with HostileServer(score=lambda texts: {"accuracy": 3, "conciseness": 4}, delay_s=7.0) as server:
         judge = JudgeService(judge_config(server.url, tmp_path, timeout_s=20))

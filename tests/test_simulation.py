@@ -17,7 +17,7 @@ from actors.simulation import Rates
 from cluster.session import connect
 from rayrl.errors import RunError
 from rayrl.tracking import run_log
-from rayrl.tracking.recoveries import read_recoveries
+from rayrl.tracking.recoveries import Recovery, RecoveryLog, read_recoveries
 from rayrl.tracking.rows import is_timing, read_rows, replace_rows
 
 FAST = Rates(speed=60.0)
@@ -143,6 +143,14 @@ def test_a_full_disk_is_waited_for_on_the_way_back(
         replace_rows(path, rows)
 
     monkeypatch.setattr(run_log, "replace_rows", full_at_first)
+    added: dict[str, float] = {}
+    add = RecoveryLog.add
+
+    def noted(log: RecoveryLog, event: Recovery) -> None:
+        added[event.cause] = time.time()
+        add(log, event)
+
+    monkeypatch.setattr(RecoveryLog, "add", noted)
     killer = lose(run, [run.crew.policy.handles[0].host], "update")
     run.run()
     killer.join()
@@ -152,6 +160,7 @@ def test_a_full_disk_is_waited_for_on_the_way_back(
     assert (storage.cause, storage.phase, storage.step) == ("storage", "going back", 1)
     assert storage.seconds > 1
     assert (died.cause, died.back_to) == ("died", 1)
+    assert died.seconds + storage.seconds == pytest.approx(added["died"] - died.time, abs=0.5), "each second once"
 
 
 def test_a_run_that_loses_more_than_it_may_ends(tmp_path: Path) -> None:

@@ -60,6 +60,17 @@ def test_large_files_count_as_progress_while_they_are_read_and_removed(tmp_path:
     assert beats() == before + 4, "each file of the leftover"
 
 
+def test_what_a_link_names_is_kept(tmp_path: Path) -> None:
+    """A checkpoint that somebody has moved to another disk."""
+    store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
+    archived = tmp_path / "archive"
+    save(store, 1).rename(archived)
+    (tmp_path / "checkpoints/step-000001").symlink_to(archived)
+    save(store, 2)
+    assert names(tmp_path) == ["step-000002"]
+    assert damage(archived) is None
+
+
 def test_the_best_is_kept_only_where_asked(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep_last=1, keep_best=False)
     for step in (1, 2, 3):

@@ -117,33 +117,36 @@ from rayrl.config.ppo import LoggingConfig
 from rayrl.tracking import run_log
 
 class Slow:
-    def metrics(self, step, values): time.sleep(2.0)
+    def metrics(self, step, values): time.sleep(6.0)
     def samples(self, samples): pass
-    def close(self): time.sleep(2.0)
+    def close(self): time.sleep(6.0)
 
 run_log.open_loggers = lambda *_: [Slow()]
-with run_log.RunLog(Path(sys.argv[1]), LoggingConfig(), storage=storage_wait.Storage(0.0)) as log:
+with run_log.RunLog(Path(sys.argv[1]), LoggingConfig(), storage=storage_wait.Storage(4.0)) as log:
     log.metrics(0, {"a": 1.0})
     log.rewind(0)
 print("done")
 """
     done, seconds = python(code, tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
-    assert seconds > 6
+    assert seconds > 18
 
 
-def test_files_of_a_log_that_never_answer_end_the_run(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "samples.jsonl")
-    code = """
-import sys
+@pytest.mark.parametrize("what", ["samples.jsonl", "tensorboard"])
+def test_files_of_a_log_that_never_answer_end_the_run(what: str, tmp_path: Path) -> None:
+    code = f"""
+import sys, time
 from pathlib import Path
 from rayrl.config.ppo import LoggingConfig
 from rayrl.tracking.run_log import RunLog
-RunLog(Path(sys.argv[1]), LoggingConfig(loggers=[]), storage=storage_wait.Storage(0.0))
+
+exists = Path.exists
+Path.exists = lambda path: time.sleep(60) if path.name == "{what}" else exists(path)
+RunLog(Path(sys.argv[1]), LoggingConfig(loggers=["tensorboard"]), storage=storage_wait.Storage(5.0))
 """
     done, _ = python(code, tmp_path)
     assert done.returncode == 1
-    assert done.stderr.startswith("rayrl: samples.jsonl: the storage gave no answer for 1 s; the run stops here: ")
+    assert done.stderr.startswith(f"rayrl: {what}: the storage gave no answer for 5 s; the run stops here: ")
 
 
 def test_an_error_passes_and_ends_the_watch() -> None:
@@ -170,6 +173,21 @@ def test_what_isnt_the_storages_fault_isnt_tried_again() -> None:
     with pytest.raises(ValueError, match="no number"):
         Storage(60.0).patiently(action, "log of step 0", lambda seconds: None)
     assert len(tries) == 1
+
+
+def test_the_time_runs_from_the_first_failure() -> None:
+    tries: list[float] = []
+
+    def long_work_that_fails_once() -> str:
+        time.sleep(2.5)
+        tries.append(time.monotonic())
+        if len(tries) == 1:
+            raise OSError(28, "No space left on device")
+        return "written"
+
+    waited: list[float] = []
+    assert Storage(2.0).patiently(long_work_that_fails_once, "evaluation", waited.append) == "written"
+    assert waited == [pytest.approx(tries[1] - tries[0], abs=0.2)]
 
 
 def test_one_that_stays_gone_is_an_error_in_time() -> None:

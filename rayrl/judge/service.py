@@ -8,17 +8,20 @@ differ by configuration: model, criteria, budget; those of one endpoint and the 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray.exceptions import ActorDiedError, RayTaskError
+from ray.exceptions import ActorDiedError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from cluster.stuck import NO_STACK, Process, end_stuck
 from rayrl.config.judge import EndpointConfig, JudgeConfig
 from rayrl.config.load import config_hash
 from rayrl.judge import compare
@@ -36,6 +39,7 @@ SILENT_S = 60.0
 START_S = 300.0
 """The same for one that hasn't said anything yet."""
 LOOK_S = 15.0
+END_S = 20.0
 _MAX_CALLS = 10_000
 """Calls that may wait in the actor; the clients bound what is sent."""
 _TRIES = 50
@@ -52,8 +56,9 @@ class JudgeOwner:
         self._clients: dict[str, JudgeClient] = {}
         self._paces: dict[tuple[Any, ...], Pace] = {}
 
-    async def answers(self) -> None:
-        """That it does."""
+    async def process(self) -> Process:
+        """Where it runs, and that it answers."""
+        return Process(ray.get_runtime_context().get_node_id(), os.getpid(), NO_STACK)
 
     async def check(self, config: EndpointConfig) -> Spent:
         """Opens what is needed to ask. Raises UserError where the cache or the key isn't there."""
@@ -108,8 +113,9 @@ class ModelService:
             raise ValueError(f"the server of {config.endpoint} must run first")
         self._config = config
         self._asked: tuple[ray.ObjectRef, float] | None = None
-        """What `answers` will say, and since when it is awaited: across calls, whose own limits may be shorter."""
-        self._answered = False
+        """What `process` will say, and since when it is awaited: across calls, whose own limits may be shorter."""
+        self._owner: Process | None = None
+        """What it said last; None where it is starting, for all that is known."""
         path = str(Path(config.cache).expanduser().absolute())
         place = (ray.get_runtime_context().get_node_id(), path)
         for attempt in range(_TRIES):
@@ -118,7 +124,7 @@ class ModelService:
             self._actor: Any = _OWNERS[place]
             try:
                 self.spent()
-                self._answered = True
+                self._owner = self._get(self._actor.process.remote())
                 return
             except ActorDiedError:  # another process has let it go, and Ray is ending it
                 del _OWNERS[place]
@@ -164,15 +170,21 @@ class ModelService:
 
     def _end_if_silent(self) -> None:
         if self._asked is None:
-            self._asked = self._actor.answers.remote(), time.monotonic()
+            self._asked = self._actor.process.remote(), time.monotonic()
             return
         answer, since = self._asked
-        if ray.wait([answer], timeout=0)[0]:  # or the actor is gone, which what is awaited will say
-            self._asked, self._answered = None, True
-        elif (silent_s := time.monotonic() - since) > (SILENT_S if self._answered else START_S):
+        silent_s = time.monotonic() - since
+        if ray.wait([answer], timeout=0)[0]:
+            self._asked = None
+            with contextlib.suppress(RayError):  # it is gone, which what is awaited will say
+                self._owner = ray.get(answer)
+        elif silent_s > (START_S if self._owner is None else SILENT_S):
             logger.warning("the judge's actor says nothing for %.0f s: it is ended and starts again", silent_s)
-            ray.kill(self._actor, no_restart=False)
-            self._asked, self._answered = None, False
+            if self._owner is not None:  # that process alone: another who waits may have ended it, and a new one starts
+                end_stuck(self._owner, END_S)
+            else:
+                ray.kill(self._actor, no_restart=False)
+            self._asked, self._owner = (answer, time.monotonic()), None  # which the new one is asked too
 
     def _get(self, reference: ray.ObjectRef) -> Any:
         """The actor's result; what it raised for the user, without Ray's traceback around it."""

@@ -14,7 +14,8 @@ import torch
 from torch.distributed import TCPStore
 
 _reserved: dict[int, socket.socket] = {}
-"""Listeners of this process by port, until a group meets there."""
+"""Sockets of this process by port, until a group meets there. They don't listen, so that ranks that come early are
+refused and try again, within their own limit."""
 
 
 def reserve(address: str) -> int:
@@ -23,15 +24,17 @@ def reserve(address: str) -> int:
     A port that was only looked up may be another's by the time that rank 0 has loaded its libraries: every connection
     that a machine opens takes one of the same range.
     """
+    held = socket.socket(_family(address))
     try:
-        listener = socket.create_server((address, 0), family=_family(address))
+        held.bind((address, 0))
     except OSError as error:
+        held.close()
         if error.errno != errno.EADDRNOTAVAIL:
             raise
         with socket.create_server(("127.0.0.1", 0)) as listener:  # see `_served`: it can only be looked up
             return int(listener.getsockname()[1])
-    port = int(listener.getsockname()[1])
-    _reserved[port] = listener
+    port = int(held.getsockname()[1])
+    _reserved[port] = held
     return port
 
 
@@ -47,12 +50,16 @@ def _served(address: str, port: int, timeout: timedelta) -> TCPStore:
             address, port, is_master=True, wait_for_workers=False, timeout=timeout, master_listen_fd=listening
         )
 
-    try:
-        listener = _reserved.pop(port, None) or socket.create_server((address, port), family=_family(address))
-    except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL:
-            raise
-        return store(None)  # no interface has it, as behind an address translation
+    listener = _reserved.pop(port, None)
+    if listener is not None:
+        listener.listen()
+    else:
+        try:
+            listener = socket.create_server((address, port), family=_family(address))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:
+                raise
+            return store(None)  # no interface has it, as behind an address translation
     with listener:
         served = store(listener.fileno())
         listener.detach()  # the store's own from here on

@@ -144,7 +144,10 @@ class CheckpointStore:
 
 
 def _remove(folder: Path) -> None:
-    """Slow storage takes seconds for a large file: each is progress (heartbeat.py)."""
+    """Slow storage takes seconds for a large file: each is progress (heartbeat.py). What a link names isn't ours."""
+    if folder.is_symlink():
+        folder.unlink()
+        return
     for path in folder.rglob("*"):
         if path.is_file() or path.is_symlink():
             path.unlink()

@@ -7,8 +7,10 @@ Uploads, accounts and servers are set up as those packages document it (their en
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -34,14 +36,27 @@ class Logger(Protocol):
 
 
 def open_loggers(
-    folder: Path, config: LoggingConfig, resume_step: int, settings: Mapping[str, Any], console: Console | None
+    folder: Path,
+    config: LoggingConfig,
+    resume_step: int,
+    settings: Mapping[str, Any],
+    console: Console | None,
+    answering: Callable[[str], AbstractContextManager[object]] = nullcontext,
 ) -> list[Logger]:
-    """The loggers that the config names. Raises ModuleNotFoundError naming the extra where a package is missing."""
+    """The loggers that the config names. Raises ModuleNotFoundError naming the extra where a package is missing.
+
+    `answering` stands around what is done in `folder` alone (storage_wait.py).
+    """
     settings = masked(settings)
     texts = set(config.text_to)
     opened: list[Logger] = [ConsoleTexts(console or Console())] if "console" in texts else []
+
+    def tensorboard(text: bool) -> Logger:
+        with answering("tensorboard"):
+            return TensorBoardLogger(folder, text, resume_step)
+
     makers: dict[str, Callable[[bool], Logger]] = {
-        "tensorboard": lambda text: TensorBoardLogger(folder, text, resume_step),
+        "tensorboard": tensorboard,
         "wandb": lambda text: WandbLogger(folder, text, config.project, settings),
         "mlflow": lambda text: MlflowLogger(folder, text, config.project, settings),
     }
@@ -67,21 +82,33 @@ class ConsoleTexts:
 
 
 class TensorBoardLogger:
-    """Event files in the run's folder, through tensorboardX."""
+    """Event files in the run's folder, in tensorboardX's format.
+
+    Written here and not by its SummaryWriter, whose thread ends at a write that fails: those that fill its queue would
+    wait for ever.
+    """
 
     def __init__(self, folder: Path, with_text: bool, resume_step: int) -> None:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import summary
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        # without a purge, what came after the checkpoint would be drawn beside what the resumed run writes
-        purge = resume_step if (folder / "tensorboard").exists() else None
+        self._summary, self._event, self._with_text = summary, Event, with_text
+        place = folder / "tensorboard"
+        resumed = place.exists()
+        place.mkdir(parents=True, exist_ok=True)
         suffix = f".from-{resume_step}"  # a file's name is else the second it was made in
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge, filename_suffix=suffix)
-        self._with_text = with_text
+        self._writer = EventsWriter(str(place / "events"), suffix)
+        if resumed:  # without it what came after the checkpoint would be drawn beside what the resumed run writes
+            self._add(resume_step, session_log=SessionLog(status=SessionLog.START))
+
+    def _add(self, step: int, **what: Any) -> None:
+        self._writer.write_event(self._event(step=step, wall_time=time.time(), **what))
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """One scalar a key."""
         for key, value in values.items():
-            self._writer.add_scalar(key, value, step)
+            self._add(step, summary=self._summary.scalar(key, value))
         self._writer.flush()
 
     def samples(self, samples: Sequence[Sample]) -> None:
@@ -89,7 +116,7 @@ class TensorBoardLogger:
         if self._with_text:
             for sample in samples:
                 tag = f"samples/{sample.split}/{sample.prompt_id}"
-                self._writer.add_text(tag, _as_code(as_text(sample)), sample.step)
+                self._add(sample.step, summary=self._summary.text(tag, _as_code(as_text(sample))))
 
     def close(self) -> None:
         """Close the event file."""

@@ -47,11 +47,14 @@ class RecoveryLog:
 
     def __init__(self, folder: Path, storage: Storage) -> None:
         self._folder, self._storage = folder, storage
+        self.seconds = 0.0
+        """Of all that this process has added."""
         self._new: list[Recovery] = []
         self._unwritten: list[Recovery] = []
 
     def add(self, recovery: Recovery) -> None:
         """On the disk when it returns, unless that fails just now."""
+        self.seconds += recovery.seconds
         self._new.append(recovery)
         self._unwritten.append(recovery)
         try:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -53,19 +54,22 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._config, self._settings, self._console = folder, loggers, settings or {}, console
         self._ray = RayMetricsLogger(folder.name)
-        self._answering = storage.answering if storage is not None else contextlib.nullcontext
+        self._answering: Callable[[str], AbstractContextManager[object]] = (
+            storage.answering if storage is not None else contextlib.nullcontext
+        )
         self._open(resume_step)
 
     def _open(self, resume_step: int) -> None:
-        self._loggers: list[Logger] = open_loggers(
-            self._folder, self._config, resume_step, self._settings, self._console
-        )
         self._last_step = self._experienced = self._sampled = resume_step - 1
+        self._loggers: list[Logger] = []
         self._files: dict[str, TextIO] = {}
         for path in (self._folder / name for name in FILES):
-            if path.exists() or path.name != EXPERIENCE:  # which only PPO has
-                with self._answering(path.name):
+            with self._answering(path.name):
+                if path.exists() or path.name != EXPERIENCE:  # which only PPO has
                     replace_rows(path, [row for row in read_rows(path) if row["step"] < resume_step])
+        self._loggers = open_loggers(
+            self._folder, self._config, resume_step, self._settings, self._console, self._answering
+        )
 
     def _append(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         with self._answering(name):
@@ -84,7 +88,7 @@ class RunLog:
             try:
                 with self._answering("tensorboard") if isinstance(one, TensorBoardLogger) else contextlib.nullcontext():
                     tell(one)
-            except OSError as error:
+            except Exception as error:  # each client has its own for a server that is away
                 logger.warning("%s can't be written to and gets no more: %s", type(one).__name__, error)
                 self._loggers = [other for other in self._loggers if other is not one]
 
@@ -136,7 +140,7 @@ class RunLog:
         """Close the files and tell the loggers that the run is over."""
         while self._files:
             name, file = self._files.popitem()
-            with self._answering(name):
+            with self._answering(name), contextlib.suppress(OSError):  # its rows are on the disk, or were written anew
                 file.close()
         self._tell(self._loggers, lambda one: one.close())
         self._loggers = []

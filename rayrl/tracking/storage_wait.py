@@ -58,13 +58,15 @@ class Storage:
     def patiently(self, action: Callable[[], T], what: str, on_wait: Callable[[float], None]) -> T:
         """`action`'s value. Where the storage fails it is tried again, for `wait_s` seconds in all.
 
-        `on_wait` gets the seconds waited, once it has worked after all. Raises RunError where it never does.
+        The time runs from the first failure. `on_wait` gets the seconds waited, once it has worked after all. Raises
+        RunError where it never does.
         """
-        began, pause = time.monotonic(), FIRST_WAIT_S
+        began, pause = float("inf"), FIRST_WAIT_S
         while True:
             try:
                 value = action()
             except Exception as error:
+                began = min(began, time.monotonic())
                 waited = time.monotonic() - began
                 if not is_storage_trouble(error):
                     raise
@@ -94,7 +96,7 @@ class Storage:
 
         def watch() -> None:
             seen, in_vain = beats(), 0
-            while in_vain < LOOKS and not done.wait(limit_s / LOOKS):
+            while in_vain < LOOKS and not done.wait(min(limit_s / LOOKS, threading.TIMEOUT_MAX)):
                 in_vain = in_vain + 1 if beats() == seen else 0
                 seen = beats()
             if not done.is_set():
