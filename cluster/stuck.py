@@ -83,15 +83,14 @@ def _is_rays(pid: int) -> bool:
 
 
 def _stack(pid: int, stack_fd: int) -> str:
-    path, text = Path(f"/proc/{pid}/fd/{stack_fd}"), ""
+    path, text, same = Path(f"/proc/{pid}/fd/{stack_fd}"), "", 0
     deadline = time.monotonic() + STACK_WAIT_S
     try:
         os.kill(pid, signal.SIGUSR2)
         os.kill(pid, signal.SIGCONT)  # one that was stopped handles the signal as soon as it goes on
-        while time.monotonic() < deadline:
+        while same < 4 and time.monotonic() < deadline:  # a busy machine may stop it in the middle of a line
             before, text = text, path.read_text(encoding="utf-8", errors="replace")
-            if text and text == before:
-                break
+            same = same + 1 if text and text == before else 0
             time.sleep(0.1)
     except OSError:
         pass  # it ended meanwhile

@@ -33,6 +33,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 from local_cluster import LocalCluster, kill
 
 from rayrl.tracking.recoveries import read_recoveries
@@ -155,7 +156,7 @@ class Soak:
         else:
             actors = cluster.workers(ACTORS[one.kind])
             if one.stop:  # one that hangs while it loads is found after cluster.start_timeout_s
-                actors = [actor for actor in actors if ".setup" not in " ".join(actor.cmdline())]
+                actors = [actor for actor in actors if _has_loaded(actor)]
             victim = "none there"
             if actors:
                 victim = str(self._random.choice(actors).pid)
@@ -169,6 +170,13 @@ class Soak:
             flush=True,
         )
         return fatal
+
+
+def _has_loaded(actor: psutil.Process) -> bool:
+    try:
+        return ".setup" not in " ".join(actor.cmdline())
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _bring_back(cluster: LocalCluster, name: str) -> None:

@@ -49,6 +49,7 @@ class Entry:
     tokens: tuple[int, int]
     """Billed: of the prompt, of the answer."""
     at: float
+    """When it came."""
 
 
 @dataclass
@@ -71,8 +72,11 @@ class HostileServer:
     """Answers every request with this status."""
     location: str | None = None
     """Where a redirect leads."""
-    log: list[Entry] = field(default_factory=list)
+    ended: list[Entry] = field(default_factory=list)
+    """Requests that have ended so far; a client may be ahead of it (`log`)."""
     in_flight: int = 0
+    open: int = 0
+    """Requests whose entry isn't written yet; the answer may be sent."""
     most_in_flight: int = 0
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
@@ -97,9 +101,14 @@ class HostileServer:
     def settled(self) -> HostileServer:
         """Once every request has ended, those whose client has gone too."""
         deadline = time.monotonic() + self.hang_s + 5
-        while self.in_flight and time.monotonic() < deadline:
+        while self.open and time.monotonic() < deadline:
             time.sleep(0.01)
         return self
+
+    @property
+    def log(self) -> list[Entry]:
+        """All requests, in the order in which they ended."""
+        return self.settled().ended
 
     def outcomes(self) -> Counter[str]:
         return Counter(entry.outcome for entry in self.log)
@@ -119,6 +128,7 @@ class HostileServer:
         with self._lock:
             number = self._seen[digest]
             self._seen[digest] += 1
+            self.open += 1
             self.in_flight += 1
             self.most_in_flight = max(self.most_in_flight, self.in_flight)
         draw = hashlib.sha256(f"{self.seed}/{digest}/{number}".encode()).digest()
@@ -126,15 +136,21 @@ class HostileServer:
             return digest, "ok"
         return digest, self.faults[draw[4] % len(self.faults)]
 
-    def end(self, digest: str, outcome: str, tokens: tuple[int, int]) -> None:
+    def answered(self) -> None:
+        """Before the last byte: the client may send its next request at once."""
         with self._lock:
             self.in_flight -= 1
-            self.log.append(Entry(digest, outcome, tokens, time.monotonic()))
+
+    def end(self, digest: str, outcome: str, tokens: tuple[int, int], began: float) -> None:
+        with self._lock:
+            self.open -= 1
+            self.ended.append(Entry(digest, outcome, tokens, began))
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     judge: HostileServer
+    answering = False
 
     def do_POST(self) -> None:
         server = self.judge
@@ -142,6 +158,7 @@ class _Handler(BaseHTTPRequestHandler):
         request = json.loads(raw)
         server.requests.append(request)
         server.headers.append({name.lower(): value for name, value in self.headers.items()})
+        began, self.answering = time.monotonic(), True
         digest, outcome = server.begin(raw)
         tokens = (0, 0)
         try:
@@ -154,7 +171,13 @@ class _Handler(BaseHTTPRequestHandler):
         except OSError:  # the client had gone: nobody got this answer
             outcome, self.close_connection = "gone", True
         finally:
-            server.end(digest, outcome, tokens)
+            self._leave()
+            server.end(digest, outcome, tokens, began)
+
+    def _leave(self) -> None:
+        if self.answering:
+            self.judge.answered()
+        self.answering = False
 
     def _misbehave(self, outcome: str, request: dict[str, Any]) -> tuple[int, int]:
         """Does it, and returns what it bills."""
@@ -225,6 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
         if retry_after is not None:
             self.send_header("Retry-After", retry_after)
         self.end_headers()
+        self._leave()
         self.wfile.write(body)
         self.wfile.flush()
 

@@ -6,7 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -46,6 +46,15 @@ def marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def described(processes: list[psutil.Process]) -> list[str]:
+    """Their pids and command lines; those that have ended meanwhile are left out."""
+    found = []
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            found.append(f"{process.pid} {' '.join(process.cmdline())}")
+    return found
+
+
 @contextmanager
 def leaves_nothing() -> Iterator[dict[str, str]]:
     """Environment for a run; afterwards every process that ran under it must be gone.
@@ -56,8 +65,7 @@ def leaves_nothing() -> Iterator[dict[str, str]]:
     yield {MARK: mark}
     deadline = time.monotonic() + 90
     while alive := marked(mark):
-        what = [process.as_dict(["pid", "cmdline", "status"]) for process in alive]
-        if time.monotonic() > deadline:
+        if time.monotonic() > deadline and (what := described(alive)):
             raise AssertionError(f"still there: {what}")
         time.sleep(0.1)
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -121,53 +122,54 @@ def test_actors_say_how_they_are_beside_their_work() -> None:
     busy_one = workers.handles[0].work.remote(20.0, True)
     os.kill(pid(workers, 1), signal.SIGSTOP)
     ray.kill(workers.handles[2])
-    time.sleep(0.5)
-    found = conditions(workers.by_name, timeout_s=2.0)
+    wait_until_dead(workers.handles[2])
+    found = conditions(workers.by_name, timeout_s=5.0)
     assert found == {"policy[0]": "busy", "policy[1]": "silent", "policy[2]": "dead", "policy[3]": "idle"}
     ray.cancel(busy_one, force=False)
     for rank in workers.ranks:
         workers.remove(rank)
 
 
+def wait_until_dead(handle: Any) -> None:
+    """`ray.kill` doesn't wait."""
+    deadline = time.monotonic() + 60
+    while conditions({"x": handle}, timeout_s=5.0)["x"] != "dead":
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_a_watch_tells_slow_from_stuck() -> None:
     workers = group("policy", 2)
-    slow = workers.handles[0].work.remote(4.0, True)  # twice the limit, but it gets on
-    watch = patience(2.0).watch("update", workers)
+    slow = workers.handles[0].work.remote(8.0, True)  # twice the limit, but it gets on
+    watch = patience(4.0).watch("update", workers)
     assert wait_for([slow], 60, "step 1, update", ["policy[0]"], watch) == ["done"]
     stuck = workers.handles[1].work.remote(60.0, False)
-    watch, began = patience(2.0).watch("update", workers), time.monotonic()
-    with pytest.raises(AnswerTimeout, match=r"policy\[1\] made no progress for 2 s \(step 1, update\)") as caught:
+    watch, began = patience(4.0).watch("update", workers), time.monotonic()
+    with pytest.raises(AnswerTimeout, match=r"policy\[1\] made no progress for 4 s \(step 1, update\)") as caught:
         wait_for([stuck], 60, "step 1, update", ["policy[1]"], watch)
     assert caught.value.who == ("policy[1]",)
-    assert 2.0 < time.monotonic() - began < 10.0
+    assert 4.0 < time.monotonic() - began < 20.0
 
 
 def test_one_that_waits_for_a_stopped_one_is_not_blamed() -> None:
     workers = group("policy", 2)
-    os.kill(pid(workers, 0), signal.SIGSTOP)
+    stopped = pid(workers, 0)
+    os.kill(stopped, signal.SIGSTOP)
     waiting = [workers.handles[0].work.remote(0.1, False), workers.handles[1].work.remote(30.0, False)]
     with pytest.raises(AnswerTimeout) as caught:
-        wait_for(waiting, 60, "step 1, update", workers.names, patience(2.0).watch("update", workers))
+        wait_for(waiting, 60, "step 1, update", workers.names, patience(4.0).watch("update", workers))
     assert caught.value.who == ("policy[0]",)
-    for rank in workers.ranks:
-        end_stuck(ray.get(workers.handles[1].process.remote()) if rank else _process(workers), 10)
-
-
-def _process(workers: Group) -> Any:
-    os.kill(next(p.pid for p in psutil.process_iter(["status", "cmdline"]) if _is_stopped_part(p)), signal.SIGCONT)
-    return ray.get(workers.handles[0].process.remote(), timeout=20)
-
-
-def _is_stopped_part(process: psutil.Process) -> bool:
-    title = " ".join(process.info["cmdline"] or [])
-    return process.info["status"] == psutil.STATUS_STOPPED and title.startswith("ray::")
+    os.kill(stopped, signal.SIGCONT)
+    for handle in workers.handles:
+        end_stuck(ray.get(handle.process.remote(), timeout=60), 20)
 
 
 def test_the_stack_of_a_stopped_actor_is_read_and_the_actor_ended() -> None:
     worker = group("policy", 1)
     process = ray.get(worker.handles[0].process.remote())
     answer = worker.handles[0].work.remote(60.0, False)
-    time.sleep(0.5)
+    while conditions(worker.by_name, timeout_s=5.0) != {"policy[0]": "busy"}:
+        time.sleep(0.1)
     os.kill(process.pid, signal.SIGSTOP)
     text = end_stuck(process, 20)
     assert text is not None
@@ -234,11 +236,10 @@ def test_the_prompts_of_a_lost_engine_go_to_the_others(how: signal.Signals, tmp_
     healer.learn_processes([some])
     victim = pid(some, 1)
     timer = time.monotonic()
-    killer = ray.remote(num_cpus=0)(lambda: (time.sleep(0.5), os.kill(victim, how)))
-    killer.remote()
+    threading.Timer(0.5, os.kill, (victim, how)).start()
     got = sampled(generate(engines, healer, no_progress_s=4.0))
     assert got == expected, "each sample once, by the seed of its share, whoever sampled it"
-    assert time.monotonic() - timer < 30
+    assert time.monotonic() - timer < 90
     assert engines.up.ranks == [0, 2]
     (event,) = read_recoveries(tmp_path)
     assert (event.cause, event.lost) == ("hung" if how == signal.SIGSTOP else "died", ["rollout[1]"])
@@ -278,7 +279,7 @@ def test_an_engine_that_dies_before_it_is_up_is_started_again() -> None:
     engines = Engines(group("rollout", 1, SlowEngine), 2, lambda part: part.call("setup", 0.0))
     engines.start_missing()
     assert engines.has("rollout[1]") and "rollout[1]" not in engines.up.names
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not len(first := engines.loaded()) and time.monotonic() < deadline:
         time.sleep(0.1)
     engines.drop(1)  # as a weight sync does, when it finds it dead
@@ -296,7 +297,7 @@ def test_engines_come_when_there_is_room() -> None:
     assert len(engines.loaded()) == 0
     room.add(2)
     engines.start_missing()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not len(new := engines.loaded()) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert new.names == ["rollout[2]"]
@@ -349,6 +350,7 @@ def test_what_is_replaced_after_which_loss(tmp_path: Path) -> None:
     assert (healed.event.cause, list(healed.event.lost)) == ("died", ["reward:x[1]"])
 
     ray.kill(policy.handles[0])
+    wait_until_dead(policy.handles[0])
     healed = lost(healer, RuntimeError("gloo: Connection closed by peer"))
     assert healed.trainers
     assert not set(policy.handles) & set(others), "a group that lost a rank is new as a whole"

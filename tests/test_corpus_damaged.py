@@ -238,9 +238,9 @@ def test_long_files_pages_records_and_paragraphs_are_set_aside(tmp_path: Path) -
 
 def test_a_paragraph_of_many_lines_takes_no_long_time(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text(200_000 * "x\n")
-    began = time.monotonic()
+    began = time.process_time()
     assert len(texts(read(tmp_path / "a.txt"))[0]) == 400_000
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def test_empty_files_are_nothing_or_an_empty_text(tmp_path: Path) -> None:
@@ -264,9 +264,9 @@ def test_empty_files_are_nothing_or_an_empty_text(tmp_path: Path) -> None:
 )
 def test_hostile_pages_take_no_long_time(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.html").write_bytes(content)
-    began = time.monotonic()
+    began = time.process_time()
     assert len(read(tmp_path)) == 1
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 5
 
 
 def changed(content: bytes, rng: random.Random) -> bytes:

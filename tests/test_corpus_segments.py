@@ -182,6 +182,6 @@ def test_a_batch_without_text_makes_no_segments() -> None:
 
 
 def test_a_sentence_without_end_takes_time_by_its_length() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assert len(segments("痛" * 4_000_000, "zh", SegmentConfig(max_chars=80))) == 50_000
-    assert time.perf_counter() - began < 8
+    assert time.process_time() - began < 8

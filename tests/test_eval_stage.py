@@ -263,7 +263,7 @@ def test_a_judge_that_dies_costs_no_repeated_call(
         assert cli.main(["eval", str(path)]) == 1
         assert "HTTP 401" in capsys.readouterr().err
         answered = len(doctor.asked)
-        judge.status, judge.log = None, []
+        judge.status, judge.ended = None, []
         assert cli.main(["eval", str(path)]) == 0
         assert len(doctor.asked) == answered
         assert judge.settled().outcomes() == {"ok": 2 * len(ROWS)} and judge.repeated() == 0

@@ -197,9 +197,9 @@ def test_any_text_is_assessed_and_flagged_unless_it_is_as_expected(answer: str, 
     "unit", ["a", ".", "i can't ", "if call ", "have no ", "is just only ", "没有", "如果", "我不"]
 )
 def test_a_collapsed_answer_takes_no_more_than_its_length(unit: str) -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     assess(unit * 20_000, row("answer"))
-    assert time.perf_counter() - began < 20  # measured: about a second at the most
+    assert time.process_time() - began < 20  # measured: about a second at the most
 
 
 def findings() -> dict[str, list[SafetyFinding]]:

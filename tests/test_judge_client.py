@@ -68,7 +68,7 @@ def test_a_kill_in_the_middle_repeats_at_most_what_was_in_flight(tmp_path: Path)
         arguments = [*command, server.url, str(tmp_path), "30", json.dumps(changes)]
         with subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             deadline = time.monotonic() + 60
-            while sum(entry.outcome in ANSWERED for entry in server.log) < 20 and time.monotonic() < deadline:
+            while sum(entry.outcome in ANSWERED for entry in server.ended) < 20 and time.monotonic() < deadline:
                 time.sleep(0.005)
             process.send_signal(signal.SIGKILL)
         assert process.returncode == -signal.SIGKILL, "it was done before it could be killed"
@@ -88,8 +88,8 @@ def test_a_kill_in_the_middle_repeats_at_most_what_was_in_flight(tmp_path: Path)
 )
 def test_the_budget_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, budget: dict[str, Any]) -> None:
     faults = ("429", "500", "cut", "broken", "malformed", "surrogate", "timeout")
-    with HostileServer(fault_share=0.3, faults=faults, hang_s=0.5) as server:
-        config = judge_config(server.url, tmp_path, budget=budget, max_tokens=64, timeout_s=0.4)
+    with HostileServer(fault_share=0.3, faults=faults, hang_s=2.5) as server:
+        config = judge_config(server.url, tmp_path, budget=budget, max_tokens=64, timeout_s=2.0)
         found = judge_all(config, range(30))
         assert len(server.settled().requests) <= budget.get("calls", 1000)
         assert server.billed() <= budget.get("tokens", 1e9)
@@ -97,7 +97,7 @@ def test_the_budget_is_never_passed_and_a_higher_one_goes_on(tmp_path: Path, bud
         aside = [judgement for judgement in found if judgement.verdict == "set_aside"]
         assert 5 < len(aside) < 30
         assert all(str(j.reason).startswith("judge budget: ") and "judge.budget." in str(j.reason) for j in aside)
-        whole = judge_all(judge_config(server.url, tmp_path, max_tokens=64, timeout_s=0.4), range(30))
+        whole = judge_all(judge_config(server.url, tmp_path, max_tokens=64, timeout_s=2.0), range(30))
         assert all(judgement.verdict != "set_aside" for judgement in whole)
         assert [b for b, a in zip(whole, found, strict=True) if a not in aside] == [a for a in found if a not in aside]
         assert server.repeated() == 0
@@ -124,19 +124,21 @@ def test_what_cannot_be_read_is_asked_for_again_and_kept(tmp_path: Path) -> None
 
 
 def test_equal_requests_in_flight_are_sent_once(tmp_path: Path) -> None:
-    with HostileServer(delay_s=0.1) as server:
+    with HostileServer(delay_s=0.2) as server:
         answers = ask(judge_config(server.url, tmp_path), 1, 1, 2, 1)
         assert len(server.log) == 2 and answers[0] == answers[1] == answers[3] != answers[2]
 
 
 def test_concurrency_and_rate_are_bounded(tmp_path: Path) -> None:
-    with HostileServer(delay_s=0.1) as server:
+    with HostileServer(delay_s=0.3) as server:
         ask(judge_config(server.url, tmp_path, concurrency=3), *range(12))
         assert server.most_in_flight == 3
     with HostileServer() as server:
         began = time.monotonic()
         ask(judge_config(server.url, tmp_path / "rate", requests_per_minute=600), *range(16))
-        assert server.log[-1].at - began >= 1.5, "the sixteenth request at ten a second goes after 1.5 s"
+        assert max(entry.at for entry in server.log) - began >= 1.5, (
+            "the sixteenth request at ten a second goes after 1.5 s"
+        )
 
 
 def test_retry_after_is_honoured_and_a_long_one_gives_up(tmp_path: Path) -> None:
@@ -242,7 +244,7 @@ def test_by_length_has_views(tmp_path: Path) -> None:
 
 def test_room_that_requests_in_flight_may_free_is_waited_for(tmp_path: Path) -> None:
     """A request books some 1,900 tokens and takes about 500, so that 4,000 hold two at a time and four in all."""
-    with HostileServer(delay_s=0.05) as server:
+    with HostileServer(delay_s=0.2) as server:
         config = judge_config(server.url, tmp_path, concurrency=4, budget={"tokens": 4_000})
         answers = ask(config, *range(4))
         assert all(isinstance(answer, str) for answer in answers)
@@ -320,7 +322,7 @@ def test_clients_of_one_endpoint_share_pace_and_requests(tmp_path: Path) -> None
         finally:
             await owner.close()
 
-    with HostileServer(delay_s=0.05) as server:
+    with HostileServer(delay_s=0.3) as server:
         configs = [judge_config(server.url, tmp_path, concurrency=3, budget={"calls": n}) for n in (100, 200)]
         asyncio.run(run(configs))
         assert server.most_in_flight == 3 and server.repeated() == 0 and len(server.requests) == 12

@@ -104,7 +104,7 @@ def test_run_again_it_does_nothing(whole: tuple[Path, str]) -> None:
     started = time.monotonic()
     said = run_to_the_end(folder)
     assert [f"[{number}/5] {name}: done before" in said for number, name in enumerate(STAGES, start=1)] == [True] * 5
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 120
 
 
 @pytest.mark.timeout(1500)

@@ -274,7 +274,8 @@ def test_rays_folder_must_be_the_users_own(monkeypatch: pytest.MonkeyPatch, tmp_
 def test_anothers_link_isnt_followed_to_a_folder_of_the_users(tmp_path: Path) -> None:
     base, mine = Path("/tmp") / f"t{os.getpid()}", tmp_path / "mine"
     base.mkdir()
-    mine.mkdir(mode=0o755)
+    mine.mkdir()
+    mine.chmod(0o755)
     link = base / f"rayrl-{os.getuid()}"
     link.symlink_to(mine)
     os.lchown(link, 12345, 12345)

@@ -21,6 +21,9 @@ from rayrl.tracking.recoveries import read_recoveries
 ROOT = Path(__file__).resolve().parents[1]
 
 
+pytestmark = pytest.mark.timeout(1500)
+
+
 @pytest.fixture(scope="module")
 def soaked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     """The folder of the runs, and what the script printed."""
@@ -34,7 +37,6 @@ def soaked(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, done.stdout
 
 
-@pytest.mark.timeout(1500)
 def test_a_run_that_loses_everything_in_turn_ends_with_the_same_bits(soaked: tuple[Path, str]) -> None:
     folder, output = soaked
     assert "1 of 1 runs the same" in output

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 from local_cluster import free_port
-from run_cases import COMMAND, MARK, ONE_RANK, SMALL, leaves_nothing, marked
+from run_cases import COMMAND, MARK, ONE_RANK, SMALL, described, leaves_nothing, marked
 
 RAY = str(Path(sys.executable).with_name("ray"))
 SECRET = "s3cret-" + "0123456789abcdef"
@@ -149,11 +149,14 @@ def test_a_plain_ray_job_joins_the_cluster_of_its_job(head: Head, tmp_path: Path
 def assert_nothing_is_left(head: Head) -> None:
     """The cluster holds no actor and no bundle, and no actor's process lives on (an idle worker may)."""
     deadline = time.monotonic() + 30
-    while head.alive("actors") or head.alive("placement_groups"):
-        assert time.monotonic() < deadline, (head.alive("actors"), head.alive("placement_groups"))
+    while True:
+        names = described(marked(head.environment[MARK]))
+        left = [head.alive("actors"), head.alive("placement_groups"), [name for name in names if "Actor" in name]]
+        if not any(left):
+            break
+        assert time.monotonic() < deadline, left
         time.sleep(0.5)
-    names = [" ".join(process.cmdline()) for process in marked(head.environment[MARK])]
-    assert names and not [name for name in names if "Actor" in name], names
+    assert names
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -218,5 +219,8 @@ sys.exit(main(["ppo", "tiny", "output_dir={run}", "steps=1", "evaluation.num_pro
     assert "rayrl: evaluation after step 1: the storage gave no answer for 5 s; the run stops here" in errors
     actors = json.loads((run / "run.json").read_text())["actors"]
     assert len(actors) >= 5
-    left = [psutil.Process(actor["pid"]) for actor in actors.values() if psutil.pid_exists(actor["pid"])]
-    assert not psutil.wait_procs(left, timeout=60)[1]
+    left = []
+    for actor in actors.values():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            left.append(psutil.Process(actor["pid"]))
+    assert not psutil.wait_procs(left, timeout=120)[1]

@@ -44,7 +44,7 @@ def test_a_resumed_run_shows_only_its_own_rows(tmp_path: Path) -> None:
     replace_rows(path, [{"step": i} for i in range(5)])
     with watch(path, lambda row: seen.append(row["step"])):
         replace_rows(path, [{"step": i} for i in range(3)])
-        time.sleep(0.8)
+        time.sleep(3)  # until the fewer rows have been seen
         with open_rows(path, "a") as file:
             append_rows(file, [{"step": 3}])
     assert seen == [3]
