@@ -119,10 +119,12 @@ def crew(engines: Engines, policy: Group, reward: Group) -> Crew:
 
 def test_actors_say_how_they_are_beside_their_work() -> None:
     workers = group("policy", 4)
-    busy_one = workers.handles[0].work.remote(20.0, True)
+    busy_one = workers.handles[0].work.remote(300.0, True)
+    wait_until(workers.handles[0], "busy")
+    wait_until(workers.handles[3], "idle")
     os.kill(pid(workers, 1), signal.SIGSTOP)
     ray.kill(workers.handles[2])
-    wait_until_dead(workers.handles[2])
+    wait_until(workers.handles[2], "dead")
     found = conditions(workers.by_name, timeout_s=5.0)
     assert found == {"policy[0]": "busy", "policy[1]": "silent", "policy[2]": "dead", "policy[3]": "idle"}
     ray.cancel(busy_one, force=False)
@@ -130,10 +132,10 @@ def test_actors_say_how_they_are_beside_their_work() -> None:
         workers.remove(rank)
 
 
-def wait_until_dead(handle: Any) -> None:
-    """`ray.kill` doesn't wait."""
+def wait_until(handle: Any, condition: str) -> None:
+    """Neither a call nor `ray.kill` waits."""
     deadline = time.monotonic() + 60
-    while conditions({"x": handle}, timeout_s=5.0)["x"] != "dead":
+    while conditions({"x": handle}, timeout_s=5.0)["x"] != condition:
         assert time.monotonic() < deadline
         time.sleep(0.1)
 
@@ -168,8 +170,7 @@ def test_the_stack_of_a_stopped_actor_is_read_and_the_actor_ended() -> None:
     worker = group("policy", 1)
     process = ray.get(worker.handles[0].process.remote())
     answer = worker.handles[0].work.remote(60.0, False)
-    while conditions(worker.by_name, timeout_s=5.0) != {"policy[0]": "busy"}:
-        time.sleep(0.1)
+    wait_until(worker.handles[0], "busy")
     os.kill(process.pid, signal.SIGSTOP)
     text = end_stuck(process, 20)
     assert text is not None
@@ -350,7 +351,7 @@ def test_what_is_replaced_after_which_loss(tmp_path: Path) -> None:
     assert (healed.event.cause, list(healed.event.lost)) == ("died", ["reward:x[1]"])
 
     ray.kill(policy.handles[0])
-    wait_until_dead(policy.handles[0])
+    wait_until(policy.handles[0], "dead")
     healed = lost(healer, RuntimeError("gloo: Connection closed by peer"))
     assert healed.trainers
     assert not set(policy.handles) & set(others), "a group that lost a rank is new as a whole"
