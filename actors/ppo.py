@@ -118,9 +118,13 @@ def _run(
         generation = Generation(crew.engines, config.policy.ranks, patience)
         scoring = Scoring(config.rewards, crew.rewards, Mixture(config.rewards, config.mixture), patience)
         settings = config.model_dump(mode="json")
-        console = progress.console
         with RunLog(
-            folder, config.logging, resume_step=first_step, settings=settings, console=console, storage=storage
+            folder,
+            config.logging,
+            resume_step=first_step,
+            settings=settings,
+            console=progress.console,
+            storage=storage,
         ) as log:
             coordinator = Coordinator(
                 config,

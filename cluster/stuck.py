@@ -67,10 +67,13 @@ def _end_here(pid: int, stack_fd: int) -> str:
     if not _is_rays(pid):
         return ""
     stack = _stack(pid, stack_fd) if stack_fd != NO_STACK else ""
-    with contextlib.suppress(psutil.NoSuchProcess, psutil.TimeoutExpired):
+    with contextlib.suppress(psutil.NoSuchProcess):
         process = psutil.Process(pid)
         process.kill()
-        process.wait(EXIT_WAIT_S)
+        try:
+            process.wait(EXIT_WAIT_S)
+        except psutil.TimeoutExpired:  # in uninterruptible sleep: it keeps its memory until its call returns
+            logger.warning("process %d was killed and isn't gone after %.0f s", pid, EXIT_WAIT_S)
     return stack
 
 
